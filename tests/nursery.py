@@ -118,7 +118,6 @@ if __name__ == "__main__":
     for name in sys.argv[1:]:
         importlib.import_module(name)
     gc.freeze()  # so that no collection copies what the processes share
-    if wanted := serve():
-        os._exit(
-            live(wanted)
-        )  # taking the interpreter apart, with all that was imported, would take a second
+    wanted = serve()
+    # taking the interpreter apart, with all that was imported, takes a second and speaks of leaks
+    os._exit(live(wanted) if wanted else 0)

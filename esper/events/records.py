@@ -84,6 +84,15 @@ _SNAPSHOTKIND = {
     "symbols": ["FULL", "INCREMENTAL"],
 }
 
+CounterfactualMode = Literal["OPEN", "CLOSED"]
+"""What happens after the decision."""
+
+_COUNTERFACTUALMODE = {
+    "type": "enum",
+    "name": "CounterfactualMode",
+    "symbols": ["OPEN", "CLOSED"],
+}
+
 FailurePhase = Literal["LOAD", "FORWARD", "NON_FINITE"]
 """Where a kernel failed."""
 
@@ -1949,6 +1958,198 @@ class CompilationStarted(Event):
         write_data(out, self.blueprint_id, "string", NAMED, "blueprint_id", OPTIONS)
         write_data(out, self.attempt, "int", NAMED, "attempt", OPTIONS)
         write_data(out, self.configuration, "string", NAMED, "configuration", OPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CounterfactualMeasured(SignedEvent):
+    """What a decision of a run was worth: the run with it and without it, from the same state (`esper whatif`). Its journal and its training do not change.
+
+    Attributes:
+        decision_id: Decision that is left out on one side.
+        mode: OPEN: later decisions as in the record, in both branches; CLOSED: Tamiyo decides anew, and the branches are runs.
+        orders: Pairs of branches; all but the first have other batch orders after the decision.
+        until_epoch: Epochs of the run, counted from its first, after which the branches end.
+        score_name: Which metric the score is.
+        higher_is_better: Whether more of the score is better.
+        score_effect: Mean difference of the score at the end, with the decision minus without it.
+        score_low: Lower end of its 95 % interval; null for a single pair.
+        score_high: Upper end; null for a single pair.
+        loss_effect: Mean difference of the held-out loss at the end, with the decision minus without it.
+        loss_low: Lower end of its 95 % interval; null for a single pair.
+        loss_high: Upper end; null for a single pair.
+        with_runs: CLOSED: runs that took the decision, a batch order each.
+        without_runs: CLOSED: runs that did not, in the same orders.
+        proven: Whether the branch with the decision, in the run's own batch order, ended each epoch with the parameters of the record.
+        seconds: How long all branches took.
+        actor: Who asked for it, as the operating system names them.
+    """
+
+    NAME: ClassVar[str] = "CounterfactualMeasured"
+    TOPIC: ClassVar[str] = "control.runs"
+    KEY: ClassVar[str] = "run_id"
+    SCHEMA_ID: ClassVar[int] = 628818020
+    MAX_BYTES: ClassVar[int] = 65536
+
+    decision_id: str
+    mode: CounterfactualMode
+    orders: int
+    until_epoch: int
+    score_name: str
+    higher_is_better: bool
+    score_effect: float
+    score_low: float | None = None
+    score_high: float | None = None
+    loss_effect: float
+    loss_low: float | None = None
+    loss_high: float | None = None
+    with_runs: tuple[str, ...] = ()
+    without_runs: tuple[str, ...] = ()
+    proven: bool
+    seconds: float
+    actor: str
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("orders", minimum=1, maximum=2147483647),
+        Bound("until_epoch", minimum=1, maximum=2147483647),
+        Bound("score_name", most=200),
+        Bound("with_runs", format="name", most=256),
+        Bound("without_runs", format="name", most=256),
+        Bound("seconds", minimum=0),
+        Bound("actor", most=200),
+        Bound("signer", most=4096),
+        Bound("signature", most=4096),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at) >> 53
+            or len(self.score_name) + len(self.actor) > 200
+            or len(self.with_runs) + len(self.without_runs) > 256
+            or len(self.signer) + len(self.signature) > 4096
+            or self.run_id not in NAMES
+            or not 1 <= self.orders <= 2147483647
+            or not 1 <= self.until_epoch <= 2147483647
+            or any(one not in NAMES for one in self.with_runs)
+            or any(one not in NAMES for one in self.without_runs)
+            or self.seconds < 0.0
+        )
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum, which it takes over."""
+        datum["with_runs"] = tuple(datum["with_runs"])
+        datum["without_runs"] = tuple(datum["without_runs"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
+        datum = {
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
+            "decision_id": read_utf8(stream),
+            "mode": read_enum(stream, _COUNTERFACTUALMODE, None),
+            "orders": (orders := read_long(stream)),
+            "until_epoch": (until_epoch := read_long(stream)),
+            "score_name": (score_name := read_utf8(stream)),
+            "higher_is_better": read_boolean(stream),
+            "score_effect": read_double(stream),
+            "score_low": None
+            if not (branch := read_long(stream))
+            else read_double(stream)
+            if branch == 1
+            else no_branch(branch),
+            "score_high": None
+            if not (branch := read_long(stream))
+            else read_double(stream)
+            if branch == 1
+            else no_branch(branch),
+            "loss_effect": read_double(stream),
+            "loss_low": None
+            if not (branch := read_long(stream))
+            else read_double(stream)
+            if branch == 1
+            else no_branch(branch),
+            "loss_high": None
+            if not (branch := read_long(stream))
+            else read_double(stream)
+            if branch == 1
+            else no_branch(branch),
+            "with_runs": (
+                with_runs := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+            "without_runs": (
+                without_runs := tuple(
+                    read_array(stream, {"type": "array", "items": "string"}, NAMED)
+                )
+            ),
+            "proven": read_boolean(stream),
+            "seconds": (seconds := read_double(stream)),
+            "actor": (actor := read_utf8(stream)),
+            "signer": (signer := read_utf8(stream)),
+            "signature": (signature := read_utf8(stream)),
+        }
+        if (
+            (occurred_at) >> 53
+            or len(score_name) + len(actor) > 200
+            or len(with_runs) + len(without_runs) > 256
+            or len(signer) + len(signature) > 4096
+            or run_id not in NAMES
+            or not 1 <= orders <= 2147483647
+            or not 1 <= until_epoch <= 2147483647
+            or any(one not in NAMES for one in with_runs)
+            or any(one not in NAMES for one in without_runs)
+            or seconds < 0.0
+        ):
+            require("CounterfactualMeasured", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.decision_id, "string", NAMED, "decision_id", OPTIONS)
+        write_data(out, self.mode, _COUNTERFACTUALMODE, NAMED, "mode", OPTIONS)
+        write_data(out, self.orders, "int", NAMED, "orders", OPTIONS)
+        write_data(out, self.until_epoch, "int", NAMED, "until_epoch", OPTIONS)
+        write_data(out, self.score_name, "string", NAMED, "score_name", OPTIONS)
+        write_data(out, self.higher_is_better, "boolean", NAMED, "higher_is_better", OPTIONS)
+        write_data(out, self.score_effect, "double", NAMED, "score_effect", OPTIONS)
+        write_data(out, self.score_low, ["null", "double"], NAMED, "score_low", OPTIONS)
+        write_data(out, self.score_high, ["null", "double"], NAMED, "score_high", OPTIONS)
+        write_data(out, self.loss_effect, "double", NAMED, "loss_effect", OPTIONS)
+        write_data(out, self.loss_low, ["null", "double"], NAMED, "loss_low", OPTIONS)
+        write_data(out, self.loss_high, ["null", "double"], NAMED, "loss_high", OPTIONS)
+        write_data(
+            out, self.with_runs, {"type": "array", "items": "string"}, NAMED, "with_runs", OPTIONS
+        )
+        write_data(
+            out,
+            self.without_runs,
+            {"type": "array", "items": "string"},
+            NAMED,
+            "without_runs",
+            OPTIONS,
+        )
+        write_data(out, self.proven, "boolean", NAMED, "proven", OPTIONS)
+        write_data(out, self.seconds, "double", NAMED, "seconds", OPTIONS)
+        write_data(out, self.actor, "string", NAMED, "actor", OPTIONS)
+        write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
+        write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -5387,6 +5588,7 @@ RECORDS: tuple[type[Event], ...] = (
     CheckpointTaken,
     CompilationFailed,
     CompilationStarted,
+    CounterfactualMeasured,
     DeadLettered,
     EpochEnded,
     EpochReviewed,

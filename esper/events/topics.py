@@ -141,7 +141,7 @@ TOPICS: dict[str, Topic] = {
         -1,
         ("operator",),
         ("trainer", "tolaria", "history"),
-        ("RunAnnotated", "RunDeleted"),
+        ("RunAnnotated", "RunDeleted", "CounterfactualMeasured"),
     ),
     "decision.tamiyo": Topic(
         "decision.tamiyo",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,6 +10,7 @@ import typer
 
 from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
+from esper.errors import EsperError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,8 +105,9 @@ def whatif(
         answer = _open(
             _question(events, decision, orders, until), settings, clock, console, tuple(allow or ())
         )
+        unsent = _sent(answer, settings, clock, console)
     else:
-        answer = _closed(
+        answer, unsent = _closed(
             run_id, decision, orders, until, settings, clock, console, tuple(allow or ())
         )
     from esper.tolaria.timelines.whatif import keep  # noqa: PLC0415 - as above
@@ -114,9 +117,47 @@ def whatif(
     draw(picture, answer)
     if as_json:
         print(json_text(answer.as_json(), sort_keys=True), flush=True)
-        return
-    show(Console(), answer)
-    print(f"\nPicture  {picture}\nAnswer   {kept}")
+    else:
+        show(Console(), answer)
+        print(f"\nPicture  {picture}\nAnswer   {kept}")
+    if unsent is not None:
+        raise UnavailableError(f"The answer is in {kept}, and not on Kafka: {unsent}")
+
+
+def _sent(
+    answer: WhatIfResult, settings: Settings, clock: Clock, console: Console
+) -> EsperError | None:
+    """Send the answer as an event, if there is a Kafka.
+
+    Gives what was in the way: branches that took minutes are not lost for that.
+    """
+    from esper import stack  # noqa: PLC0415 - as above
+    from esper.cli.shared.audited import audited  # noqa: PLC0415 - as above
+    from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
+    from esper.events.seals import OPERATOR  # noqa: PLC0415 - as above
+    from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
+    from esper.oona.durable.run_notes import send  # noqa: PLC0415 - as above
+    from esper.service.transport import signing  # noqa: PLC0415 - as above
+    from esper.tolaria.timelines.whatif import measured  # noqa: PLC0415 - as above
+
+    if stack.running(settings) is None and not settings.kafka.bootstrap:
+        console.print(
+            "The stack is down, so the answer is a file alone; `esper up`, and ask again, to have "
+            "it in SQL.",
+            style="dim",
+        )
+        return None
+    event = measured(answer, actor=getpass.getuser(), clock=clock)
+    resource = f"decision {event.decision_id}"
+    try:
+        cluster = cluster_of(settings, "operator")
+        with audited(
+            settings, clock, cluster, action="whatif", resource=resource, run_id=event.run_id
+        ):
+            send(KafkaBus(cluster), signing.ensure(settings.keys_dir, OPERATOR, clock), event)
+    except EsperError as error:
+        return error
+    return None
 
 
 def _question(
@@ -150,10 +191,10 @@ def _closed(
     clock: Clock,
     console: Console,
     allow: tuple[str, ...],
-) -> WhatIfResult:
+) -> tuple[WhatIfResult, EsperError | None]:
     from esper.cli.runs.run import on_stack  # noqa: PLC0415 - as above
 
-    def both(endpoints: Endpoints) -> WhatIfResult:
+    def both(endpoints: Endpoints) -> tuple[WhatIfResult, EsperError | None]:
         from esper.journal.reading import on_kafka  # noqa: PLC0415 - as above
         from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
         from esper.service.transport import signing  # noqa: PLC0415 - as above
@@ -187,7 +228,9 @@ def _closed(
             )
             return name, on_kafka(cluster, name, clock=clock, trust=trust, say=console.print)
 
-        return closed_loop(question, run, clock=clock)
+        answer = closed_loop(question, run, clock=clock)
+        # here, because a stack that was started for the branches ends with them
+        return answer, _sent(answer, settings, clock, console)
 
     return on_stack(settings, clock, console, both)
 

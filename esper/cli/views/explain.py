@@ -52,6 +52,11 @@ _PATH = """
 SELECT timeline, epoch, step, to_stage, reason FROM seed_transitioned WHERE run_id = {run:String}
 AND decision_id = {id:String} ORDER BY sequence
 """
+_WORTH = """
+SELECT mode, orders, until_epoch, score_name, score_effect, score_low, score_high, loss_effect,
+loss_low, loss_high, proven FROM counterfactuals WHERE run_id = {run:String} AND
+decision_id = {id:String} ORDER BY measured_at
+"""
 _LOSSES = """
 SELECT epoch + 1 AS epoch, validation_loss AS loss, score, score_name FROM epoch_ended
 WHERE run_id = {run:String} AND timeline = {timeline:Int32} ORDER BY sequence
@@ -120,6 +125,7 @@ def _told(history: QuerySource, decision: str, run: str) -> dict[str, Any]:
         "decision": one | {"evidence": json.loads(one["evidence"] or "{}")},
         "beside": history.rows(_BESIDE, of_it | line | {"param_step": str(one["step"])}),
         "path": history.rows(_PATH, of_it),
+        "worth": history.rows(_WORTH, of_it),
         "losses": history.rows(_LOSSES, line),
     }
 
@@ -161,13 +167,15 @@ def _show(told: Mapping[str, Any]) -> None:
             f"{step['reason']}"
         )
     say(f"Outcome     {_outcome(one)}")
+    for answer in told["worth"]:
+        say(f"What if not {_worth(answer)}")
     losses = [point["loss"] for point in told["losses"] if point["loss"] is not None]
     if losses:
         say(
             f"Held out    {spark(losses)}  loss {losses[0]:.4g} to {losses[-1]:.4g} nats, epochs 1 "
             f"to {told['losses'][-1]['epoch']}"
         )
-    if one["command"] == "GERMINATE" and one["answer"] == "APPLIED":
+    if one["command"] == "GERMINATE" and one["answer"] == "APPLIED" and not told["worth"]:
         say(f"What if not esper whatif {one['run_id']} --decision {one['decision_id']}")
 
 
@@ -187,6 +195,23 @@ def _outcome(one: Mapping[str, Any]) -> str:
         f"{abs(one['shadow_gap']):.4g} nats {'lower' if one['shadow_gap'] >= 0 else 'higher'} with "
         f"it; reward {one['reward']:.0f}"
     )
+
+
+def _worth(answer: Mapping[str, Any]) -> str:
+    """An answer of `esper whatif`: what the run has by the decision."""
+    effects = (
+        f"{answer[f'{what}_effect']:+.4g}{_between(answer[f'{what}_low'], answer[f'{what}_high'])} "
+        f"of {name}"
+        for what, name in (("score", answer["score_name"].replace("_", " ")), ("loss", "loss"))
+    )
+    return (
+        f"with it {', '.join(effects)} after epoch {answer['until_epoch']} "
+        f"({answer['mode'].lower()} loop, batch orders: {answer['orders']})"
+    )
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.4g}, {high:.4g}]"
 
 
 def _value(value: object) -> str:

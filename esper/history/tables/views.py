@@ -200,6 +200,24 @@ LEFT JOIN (SELECT run_id, 1 AS deleted FROM run_deleted GROUP BY run_id) AS gone
 ORDER BY started_at DESC
 """
 
+_COUNTERFACTUALS: Final = """
+SELECT
+    c.run_id AS run_id, c.decision_id AS decision_id, d.command AS command, d.layer AS layer, d.seed AS seed,
+    d.family AS family, d.kernel_id AS kernel_id, c.mode AS mode, c.orders AS orders, c.until_epoch AS until_epoch,
+    c.score_name AS score_name, c.higher_is_better AS higher_is_better, c.score_effect AS score_effect,
+    c.score_low AS score_low, c.score_high AS score_high, c.loss_effect AS loss_effect, c.loss_low AS loss_low,
+    c.loss_high AS loss_high, c.with_runs AS with_runs, c.without_runs AS without_runs, c.proven AS proven,
+    c.seconds AS seconds, c.actor AS actor, c.occurred_at AS measured_at
+FROM counterfactual_measured AS c
+LEFT JOIN (
+    SELECT
+        run_id, decision_id, any(raw.command) AS command, any(raw.layer) AS layer, any(raw.seed) AS seed,
+        any(raw.family) AS family, any(raw.kernel_id) AS kernel_id
+    FROM adaptation_applied AS raw GROUP BY run_id, decision_id
+) AS d ON d.run_id = c.run_id AND d.decision_id = c.decision_id
+ORDER BY measured_at DESC, run_id, decision_id
+"""
+
 _RUN_COMPARISON: Final = """
 SELECT
     r.run_id AS run_id, r.recipe AS recipe, r.seed AS seed, r.decisions AS decisions, r.state AS state, r.accuracy AS accuracy,
@@ -232,6 +250,11 @@ def views() -> tuple[View, ...]:
             _DECISIONS,
         ),
         View("kernel_league", "Published kernels by what their grafts were worth", _KERNEL_LEAGUE),
+        View(
+            "counterfactuals",
+            "What decisions were worth: each answer of esper whatif, with its intervals",
+            _COUNTERFACTUALS,
+        ),
         View("runs", "One row a run: state, figures, growth, and what people say of it", _RUNS),
         View(
             "run_comparison",

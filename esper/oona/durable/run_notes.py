@@ -1,4 +1,6 @@
-"""What operators say of runs on `control.runs`: made, signed, sent and read."""
+"""What operators say of runs, and measure of them, on `control.runs`: made, signed, sent and
+read.
+"""
 
 from __future__ import annotations
 
@@ -158,7 +160,7 @@ def require_living(bus: Bus, run_id: str, trust: Callable[[], Trust], *, clock: 
 
 def fault_of(event: Any, received: Received, trust: Trust) -> str:
     """Why a message of `control.runs` is not believed, in half a sentence; empty where it is."""
-    if not isinstance(event, RunAnnotated | RunDeleted):
+    if not isinstance(event, SignedEvent) or event.TOPIC != TOPIC:
         return "it is of another kind"
     return trust.fault(OPERATOR, event, received.value, received.timestamp_us)
 

@@ -32,7 +32,7 @@ from esper.errors import (
 )
 from esper.events.codec import UUID, decode
 from esper.events.envelope import Event, JournalEvent, SignedEvent
-from esper.events.records import AuditRecorded, RunAnnotated, RunDeleted
+from esper.events.records import AuditRecorded, RunAnnotated
 from esper.events.seals import OPERATOR, TAMIYO, TRAINER, Trust
 from esper.oona.bus.port import Received
 from esper.oona.inbound.dead_letters import TOPIC, DeadLetters
@@ -96,7 +96,7 @@ def require_author(event: Event, received: Received, trust: Trust) -> None:
         else event.sender_id
         if isinstance(event, AuditRecorded)
         else OPERATOR
-        if isinstance(event, RunAnnotated | RunDeleted)
+        if event.TOPIC == RunAnnotated.TOPIC
         else TAMIYO
     )
     if why := trust.fault(writer, event, received.value, received.timestamp_us):

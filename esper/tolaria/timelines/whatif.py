@@ -15,13 +15,20 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from esper.clock import Clock
 from esper.disk import write_file
 from esper.errors import UsageError
-from esper.events import JournalEvent
-from esper.events.records import AdaptationApplied, AdaptationRejected, EpochEnded
+from esper.events import JournalEvent, Origin
+from esper.events.envelope import trace_id
+from esper.events.records import (
+    AdaptationApplied,
+    AdaptationRejected,
+    CounterfactualMeasured,
+    EpochEnded,
+)
+from esper.events.seals import OPERATOR
 from esper.journal.effect import Branch, Effect, effect
 from esper.journal.story import EpochPoint
 from esper.tolaria.record.addresses import line_of
@@ -34,6 +41,8 @@ from esper.tolaria.timelines.script import ScriptLine, script_of, without
 Mode = Literal["open", "closed"]
 
 Side = Literal["with", "without"]
+MOST_ORDERS: Final = 256
+"""Pairs of one question: as many runs as an event may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,37 @@ class WhatIfResult:
         }
 
 
+def measured(answer: WhatIfResult, *, actor: str, clock: Clock) -> CounterfactualMeasured:
+    """The answer as an event, for `actor` who asked: of an open loop the same event each time,
+    since the same question has the same answer.
+    """
+    question, effect = answer.question, answer.effect
+    decision, closed = question.decision, answer.mode == "closed"
+    runs = [[branch.run_id for branch in side] for side in (answer.with_it, answer.without)]
+    origin = Origin(decision.run_id, OPERATOR, trace_id("request", decision.run_id, actor), clock)
+    key = f"whatif/{decision.decision_id}/{answer.mode}/{question.orders}/{question.epochs}"
+    return CounterfactualMeasured(
+        **origin.envelope(f"{key}/{runs[0][0]}" if closed else key),
+        decision_id=decision.decision_id,
+        mode="CLOSED" if closed else "OPEN",
+        orders=question.orders,
+        until_epoch=question.epochs,
+        score_name=effect.score_name,
+        higher_is_better=effect.higher_is_better,
+        score_effect=effect.score.mean,
+        score_low=effect.score.low,
+        score_high=effect.score.high,
+        loss_effect=effect.loss.mean,
+        loss_low=effect.loss.low,
+        loss_high=effect.loss.high,
+        with_runs=tuple(runs[0]) if closed else (),
+        without_runs=tuple(runs[1]) if closed else (),
+        proven=answer.proven,
+        seconds=answer.seconds,
+        actor=actor,
+    )
+
+
 def asked(
     events: Sequence[JournalEvent], decision: AdaptationApplied, *, orders: int, until: int | None
 ) -> Question:
@@ -138,9 +178,10 @@ def asked(
         UsageError: no data order, or an end that is not behind the decision.
     """
     last = epochs_of(events)
-    if orders < 1:
+    if not 1 <= orders <= MOST_ORDERS:
         raise UsageError(
-            f"--orders {orders} asks for no run; take 1 or more, 2 at least for an interval."
+            f"--orders is 1 to {MOST_ORDERS}, 2 at least for an interval, and is {orders}: take "
+            "one of these."
         )
     if not decision.epoch < (until or last) <= last:
         raise UsageError(

@@ -110,9 +110,10 @@ def test_a_decision_that_is_left_out_is_refused_when_it_comes_again(
 
 
 def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Path) -> None:
-    """Open: the record is reproduced and the picture drawn, with no broker needed.
+    """Open: the record is reproduced and the picture drawn. Closed: both branches are forks in the
+    history.
 
-    Closed: both branches are forks in the history.
+    Either answer is a signed event, which SQL has and `esper explain` tells.
     """
     assert parent["outcome"] == "FINISHED"
     url = endpoints(home).history_url
@@ -179,6 +180,27 @@ def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Pat
     )
     assert {one["run_id"] for one in told} == names
     assert {one["parent_run_id"] for one in told} == {PARENT}
+
+    kept = query(
+        url,
+        f"SELECT * FROM counterfactuals WHERE decision_id = '{first}' ORDER BY measured_at",  # noqa: S608
+    )
+    assert [(one["mode"], one["orders"], one["until_epoch"], one["proven"]) for one in kept] == [
+        ("OPEN", 2, 3, True),
+        ("CLOSED", 1, 3, True),
+    ]
+    for one, answer in zip(kept, (opened, closed), strict=True):
+        name, effect = one["score_name"], answer["effect"]
+        assert (one["command"], one["layer"]) == ("GERMINATE", answer["decision"]["layer"])
+        for what, interval in (("score", effect[name]), ("loss", effect["loss"])):
+            measured = [one[f"{what}_{end}"] for end in ("effect", "low", "high")]
+            assert measured == [interval["mean"], interval["low"], interval["high"]]
+    assert kept[0]["with_runs"] == []
+    assert {*kept[1]["with_runs"], *kept[1]["without_runs"]} == names
+    text = esper(home, "explain", first).stdout
+    assert f"with it {kept[0]['score_effect']:+.4g} [" in text
+    assert "after epoch 3 (open loop, batch orders: 2)" in text
+    assert "after epoch 3 (closed loop, batch orders: 1)" in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Attacks on a stack of their own."""
