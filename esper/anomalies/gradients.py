@@ -1,0 +1,101 @@
+"""Detectors of the gradient: explosion and vanishing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from esper.anomalies.anomaly import CLEAN, UNJUDGED, Reading
+from esper.anomalies.detector import Detector
+from esper.anomalies.smoothing import RATE, Excursion, Smoothed
+from esper.anomalies.thresholds import Thresholds
+from esper.events.records import TrainingStep
+
+
+def _explosion(
+    memory: Excursion, event: TrainingStep, thresholds: Thresholds
+) -> tuple[Excursion, Sequence[Reading]]:
+    """A norm that is not finite, or some steps in a row far above the usual."""
+    norm = event.gradient_norm
+    if not math.isfinite(norm):
+        sentence = f"The norm of the gradient is {norm}."
+        return memory, (Reading("CRITICAL", norm, 0.0, sentence),)
+    if norm <= 0.0:
+        return memory, UNJUDGED
+    usual = memory.usual
+    memory, exploded = memory.after(
+        event.event_id,
+        event.step,
+        norm,
+        factor=thresholds.explosion,
+        steps=thresholds.explosion_steps,
+        thresholds=thresholds,
+    )
+    if not exploded:
+        return memory, UNJUDGED if exploded is None else CLEAN
+    level = math.exp(usual.level)
+    sentence = (
+        f"The norm of the gradient is {norm:.4g}, {norm / level:.1f} times the usual {level:.4g}, "
+        f"for {thresholds.explosion_steps} steps or more."
+    )
+    return memory, (Reading("CRITICAL", norm, level, sentence, memory.event_ids[:-1]),)
+
+
+class Fading(NamedTuple):
+    """Memory of the vanishing detector."""
+
+    usual: Smoothed = Smoothed()
+    step: int = -1
+    event_ids: tuple[str, ...] = ()
+
+
+def _vanishing(
+    memory: Fading, event: TrainingStep, thresholds: Thresholds
+) -> tuple[Fading, Sequence[Reading]]:
+    """Steps in a row with a small fraction of the usual norm.
+
+    A loop that reports no norm reports 0 from the beginning, and is not judged.
+    """
+    norm = event.gradient_norm
+    if not math.isfinite(norm):
+        return memory, UNJUDGED
+    usual = memory.usual if event.step > memory.step else Smoothed()
+    if not usual.ready:
+        begun = usual.after(math.log(norm), RATE) if norm > 0.0 else usual
+        return Fading(begun, event.step), UNJUDGED
+    level = math.exp(usual.level)
+    if norm > thresholds.vanishing * level:
+        return Fading(usual.after(math.log(norm), RATE), event.step), CLEAN
+    # what vanished teaches nothing: the level stays that of before
+    steps = thresholds.vanishing_steps
+    ids = (*memory.event_ids[1 - steps :], event.event_id)
+    memory = Fading(usual, event.step, ids)
+    if len(ids) < steps:
+        return memory, CLEAN
+    sentence = (
+        f"The norm of the gradient is {norm:.4g}, after {level:.4g} usually: the model does not "
+        "learn any more."
+    )
+    return memory, (Reading("CRITICAL", norm, level, sentence, ids[:-1]),)
+
+
+GRADIENTS: tuple[Detector[Excursion], Detector[Fading]] = (
+    Detector(
+        "gradient_explosion",
+        "steps in a row far above the usual norm of the gradient, or one that is not finite",
+        (TrainingStep,),
+        Excursion(),
+        _explosion,
+        clean=20,
+    ),
+    Detector(
+        "gradient_vanishing",
+        "steps in a row with next to no gradient, after there was one",
+        (TrainingStep,),
+        Fading(),
+        _vanishing,
+        clean=20,
+    ),
+)
+"""Detectors of the gradient."""

@@ -1,0 +1,121 @@
+"""Detectors of time: slow steps, and a run that says nothing any more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from esper.anomalies.anomaly import CLEAN, UNJUDGED, Reading
+from esper.anomalies.detector import Detector
+from esper.anomalies.smoothing import Excursion
+from esper.anomalies.thresholds import Thresholds
+from esper.events import Event
+from esper.events.records import (
+    EpochEnded,
+    RunCompleted,
+    RunFailed,
+    RunPaused,
+    RunResumed,
+    RunStarted,
+    SeedHealth,
+    TrainingStep,
+)
+
+
+def _slow_step(
+    memory: Excursion, event: TrainingStep, thresholds: Thresholds
+) -> tuple[Excursion, Sequence[Reading]]:
+    """Some steps in a row that take far longer than usual."""
+    if event.duration_us <= 0:
+        return memory, UNJUDGED
+    usual = memory.usual
+    memory, slow = memory.after(
+        event.event_id,
+        event.step,
+        event.duration_us,
+        factor=thresholds.slow_step,
+        steps=thresholds.slow_steps,
+        thresholds=thresholds,
+    )
+    if not slow:
+        return memory, UNJUDGED if slow is None else CLEAN
+    level = math.exp(usual.level)
+    sentence = (
+        f"A step takes {event.duration_us / 1e3:.4g} ms, {event.duration_us / level:.1f} times the "
+        f"usual {level / 1e3:.4g} ms, for {thresholds.slow_steps} steps or more."
+    )
+    value = float(event.duration_us)
+    return memory, (Reading("WARNING", value, level, sentence, memory.event_ids[:-1]),)
+
+
+class Voice(NamedTuple):
+    """Memory of the silence detector; times in microseconds."""
+
+    last_us: int = -1
+    longest_us: int = 0
+    """Longest time between two events of the run while it trained."""
+    speaks: bool = True
+    """Whether events are to be expected: the run has neither ended nor paused."""
+    event_id: str = ""
+
+
+def _heard(memory: Voice, event: Event, thresholds: Thresholds) -> tuple[Voice, Sequence[Reading]]:
+    """Each event of a run says that it lives."""
+    del thresholds
+    gap = event.occurred_at - memory.last_us if memory.last_us >= 0 else 0
+    # the time that a run was paused or away says nothing of its pace
+    longest = memory.longest_us if isinstance(event, RunResumed) else max(memory.longest_us, gap)
+    speaks = not isinstance(event, RunPaused | RunCompleted | RunFailed)
+    last = max(memory.last_us, event.occurred_at)
+    return Voice(last, longest, speaks, event.event_id), CLEAN
+
+
+def _silent(memory: Voice, now_us: int, thresholds: Thresholds) -> Sequence[Reading]:
+    """Nothing for longer than the longest gap makes likely."""
+    if not memory.speaks or memory.last_us < 0:
+        return UNJUDGED
+    silence = (now_us - memory.last_us) / 1e6
+    limit = max(thresholds.silence_s, thresholds.silence_gaps * memory.longest_us / 1e6)
+    if silence <= limit:
+        return UNJUDGED
+    sentence = f"The run has said nothing for {_span(silence)} and has not ended."
+    return (Reading("CRITICAL", silence, limit, sentence, (memory.event_id,)),)
+
+
+def _span(seconds: float) -> str:
+    """A time in words."""
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+TEMPO: tuple[Detector[Excursion], Detector[Voice]] = (
+    Detector(
+        "slow_step",
+        "steps in a row that take far longer than usual",
+        (TrainingStep,),
+        Excursion(),
+        _slow_step,
+        clean=20,
+    ),
+    Detector(
+        "stale_telemetry",
+        "a run that has not ended and of which nothing comes",
+        (
+            RunStarted,
+            TrainingStep,
+            SeedHealth,
+            EpochEnded,
+            RunPaused,
+            RunResumed,
+            RunCompleted,
+            RunFailed,
+        ),
+        Voice(),
+        _heard,
+        _silent,
+    ),
+)
+"""Detectors of time."""
