@@ -36,7 +36,7 @@ from esper.cli.runs import (
     snapshots,
     whatif,
 )
-from esper.cli.views import compare, explain, kernels, watch
+from esper.cli.views import alerts, compare, explain, kernels, watch
 from esper.errors import EsperError, UsageError, printable
 
 app = typer.Typer(
@@ -57,6 +57,7 @@ for part in (
     fork,
     whatif,
     watch,
+    alerts,
     explain,
     compare,
     kernels,

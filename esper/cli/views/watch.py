@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 _EVERY_S = 1.0
 _DECISIONS = 6
+_ALERTS = 3
+_ALERTS_EVERY = 10
+"""Drawings between two looks for alerts, which read many more rows than curves do."""
+_EXAMINED = 2_000
+"""Events of each kind that are looked at for alerts, the latest."""
 _SEEDS = 24
 """Seeds that are shown; of more, those that did something."""
 _WIDTH = 60  # characters of a seed's line
@@ -86,13 +91,15 @@ def watch(
         if not run and not latest:
             raise UsageError("No run is in the history yet; `esper run mnist1d` makes one.")
         wanted = run or latest[0]["run_id"]
+        clock = SystemClock()
         seen = _seen(history, wanted)
+        seen["alerts"] = _alerts(history, seen["run"], clock.now_us())
         if as_json:
             print(json_text(seen))
         elif once or not sys.stdout.isatty():
             _print(seen)
         else:
-            _live(history, wanted, seen, SystemClock())
+            _live(history, wanted, seen, clock)
 
 
 def _live(history: QuerySource, run: str, seen: dict[str, Any], clock: Any) -> None:
@@ -101,9 +108,15 @@ def _live(history: QuerySource, run: str, seen: dict[str, Any], clock: Any) -> N
     from rich.live import Live  # noqa: PLC0415 - as above
 
     with Live(_picture(seen), console=Console(), auto_refresh=False) as live:
-        while seen["run"]["state"] not in _OVER:
+        for drawing in itertools.count(1):
+            if seen["run"]["state"] in _OVER:
+                return
             clock.sleep(_EVERY_S)
+            alerts = seen["alerts"]
             seen = _seen(history, run)
+            if drawing % _ALERTS_EVERY == 0 or seen["run"]["state"] in _OVER:
+                alerts = _alerts(history, seen["run"], clock.now_us())
+            seen["alerts"] = alerts
             live.update(_picture(seen), refresh=True)
 
 
@@ -140,11 +153,29 @@ def _seen(history: QuerySource, run: str) -> dict[str, Any]:
     }
 
 
+def _alerts(history: QuerySource, run: dict[str, Any], now_us: int) -> list[dict[str, Any]]:
+    """What is wrong with a run now, the worst first."""
+    from esper.cli.views.alerts import examined, open_of  # noqa: PLC0415 - as above
+
+    (one,) = examined(history, [run], now_us, most=_EXAMINED)
+    return [
+        {
+            "severity": alert.severity,
+            "detector": alert.subject.detector,
+            "step": alert.step,
+            "sentence": alert.sentence,
+        }
+        for alert in open_of(one)
+    ]
+
+
 def _picture(seen: Mapping[str, Any]) -> RenderableType:
     """All of it for a terminal."""
     from rich.console import Group  # noqa: PLC0415 - as above
 
-    return Group(_head(seen["run"]), "", _curves(seen), "", *_seeds(seen), "", _decided(seen))
+    return Group(
+        _head(seen["run"]), *_alarms(seen), "", _curves(seen), "", *_seeds(seen), "", _decided(seen)
+    )
 
 
 def _head(one: Mapping[str, Any]) -> RenderableType:
@@ -159,6 +190,25 @@ def _head(one: Mapping[str, Any]) -> RenderableType:
         ),
         style="bold",
     )
+
+
+def _alarms(seen: Mapping[str, Any]) -> list[RenderableType]:
+    """A line for each of the worst alerts that hold."""
+    from rich.text import Text  # noqa: PLC0415 - as above
+
+    alerts = seen["alerts"]
+    lines: list[RenderableType] = [
+        Text(
+            printable(f"{one['severity']}  {one['sentence']}"),
+            style="bold red" if one["severity"] == "CRITICAL" else "yellow",
+        )
+        for one in alerts[:_ALERTS]
+    ]
+    more = len(alerts) - len(lines)
+    if more:
+        run = seen["run"]["run_id"]
+        lines.append(Text(printable(f"and {more} more: esper alerts {run}"), style="bright_black"))
+    return lines
 
 
 def _curves(seen: Mapping[str, Any]) -> RenderableType:
