@@ -21,6 +21,7 @@ def test_a_run_without_alerts_says_so(home: Path, lockstep: list[dict[str, Any]]
     (found,) = json.loads(esper(home, "alerts", run, "--json").stdout)
     assert (found["run_id"], found["alerts"], found["limited"]) == (run, [], 0)
     assert found["held_out_loss"]["points"] == 8
+    assert json.loads(esper(home, "watch", run, "--json").stdout)["alerts"] == []
 
 
 def test_without_a_run_the_latest_are_examined(home: Path, lockstep: list[dict[str, Any]]) -> None:

@@ -31,6 +31,7 @@ def drawn(**changed: Any) -> str:
         "seeds": [["first", 0], ["first", 1]],
         "moves": [],
         "decisions": [],
+        "alerts": [],
     } | changed
     console = Console(file=io.StringIO(), width=120)
     console.print(_picture(seen))
@@ -83,6 +84,21 @@ def test_of_many_seeds_those_are_drawn_that_moved() -> None:
     assert "and 999 more seeds" in text
 
 
+def test_alerts_stand_below_the_head_three_at_most() -> None:
+    """The worst first, as they are given; the others are counted."""
+    alerts = [
+        {"severity": severity, "detector": "d", "step": 9, "sentence": f"Fault {number}."}
+        for number, severity in enumerate(("CRITICAL", "WARNING", "WARNING", "WARNING", "WARNING"))
+    ]
+    lines = drawn(alerts=alerts).splitlines()
+    assert lines[1:5] == [
+        "CRITICAL  Fault 0.",
+        "WARNING  Fault 1.",
+        "WARNING  Fault 2.",
+        "and 2 more: esper alerts mine",
+    ]
+
+
 def test_names_of_others_move_no_terminal() -> None:
     """Markup and escape sequences in names are letters."""
     hostile = "[red]\x1b[2J[/]"
@@ -91,6 +107,7 @@ def test_names_of_others_move_no_terminal() -> None:
         epochs=[{"epoch": 1, "validation_loss": None, "score": 0.5, "score_name": hostile}],
         seeds=[[hostile, 0]],
         moves=[{"layer": hostile, "seed": 0, "step": 3, "stage": "TRAINING"}],
+        alerts=[{"severity": "WARNING", "detector": "d", "step": 1, "sentence": hostile}],
         decisions=[
             {
                 "epoch": 1,
