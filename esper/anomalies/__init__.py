@@ -5,7 +5,7 @@ Pure, the same live and over a record: times and settings are passed in.
 
 from __future__ import annotations
 
-from esper.anomalies.alerts import Alert, AlertBook, AlertRules, Change, Silence, fold
+from esper.anomalies.alert_book import Alert, AlertBook, AlertChange, AlertRules, Silence, fold
 from esper.anomalies.anomaly import Anomaly, Cleared, Finding, Subject
 from esper.anomalies.observer import DETECTORS, READ, Observer, ObserverState
 from esper.anomalies.thresholds import Thresholds
@@ -15,9 +15,9 @@ __all__ = [
     "READ",
     "Alert",
     "AlertBook",
+    "AlertChange",
     "AlertRules",
     "Anomaly",
-    "Change",
     "Cleared",
     "Finding",
     "Observer",

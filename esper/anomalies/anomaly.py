@@ -78,7 +78,7 @@ Finding = Anomaly | Cleared
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Judgement:
     """What a detector says of one layer or seed, or of the whole run, after an event.
 
     Without a severity it says that nothing is wrong there. `event_ids` are earlier events that took
@@ -94,7 +94,7 @@ class Reading:
     seed: int = NO_SEED
 
 
-UNJUDGED: tuple[Reading, ...] = ()
+UNJUDGED: tuple[Judgement, ...] = ()
 """Nothing can be said: the detector is warming up, or the event has no value."""
-CLEAN: tuple[Reading, ...] = (Reading(),)
+CLEAN: tuple[Judgement, ...] = (Judgement(),)
 """All is well with the run."""

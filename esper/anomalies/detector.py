@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from esper.anomalies.anomaly import Reading
+from esper.anomalies.anomaly import Judgement
 from esper.anomalies.thresholds import Thresholds
 from esper.events import Event
 
@@ -39,7 +39,7 @@ class Detector(Generic[Memory]):
     meaning: str
     reads: tuple[type[Event], ...]
     begin: Memory
-    see: Callable[[Memory, Any, Thresholds], tuple[Memory, Sequence[Reading]]]
-    at: Callable[[Memory, int, Thresholds], Sequence[Reading]] | None = None
+    see: Callable[[Memory, Any, Thresholds], tuple[Memory, Sequence[Judgement]]]
+    at: Callable[[Memory, int, Thresholds], Sequence[Judgement]] | None = None
     clean: int = 1
     scope: Callable[[Any], str] = whole_run

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from esper.anomalies.anomaly import CLEAN, UNJUDGED, Reading
+from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement
 from esper.anomalies.detector import Detector
 from esper.anomalies.smoothing import RATE, Excursion, Smoothed
 from esper.anomalies.thresholds import Thresholds
@@ -15,31 +15,34 @@ from esper.events.records import TrainingStep
 
 def _explosion(
     memory: Excursion, event: TrainingStep, thresholds: Thresholds
-) -> tuple[Excursion, Sequence[Reading]]:
-    """A norm that is not finite, or some steps in a row far above the usual."""
-    norm = event.gradient_norm
-    if not math.isfinite(norm):
-        sentence = f"The norm of the gradient is {norm}."
-        return memory, (Reading("CRITICAL", norm, 0.0, sentence),)
+) -> tuple[Excursion, Sequence[Judgement]]:
+    """Some steps in a row far above the usual norm, or without a finite one.
+
+    A few such steps at the beginning are usual: a float16 loss scale finds its size by them.
+    """
+    norm, usual, steps = event.gradient_norm, memory.usual, thresholds.explosion_steps
     if norm <= 0.0:
         return memory, UNJUDGED
-    usual = memory.usual
-    memory, exploded = memory.after(
-        event.event_id,
-        event.step,
-        norm,
-        factor=thresholds.explosion,
-        steps=thresholds.explosion_steps,
-        thresholds=thresholds,
-    )
+    if math.isfinite(norm):
+        memory, exploded = memory.after(
+            event.event_id,
+            event.step,
+            norm,
+            factor=thresholds.explosion,
+            steps=steps,
+            thresholds=thresholds,
+        )
+    else:
+        ids = (*memory.event_ids[1 - steps :], event.event_id) if usual.ready else ()
+        memory, exploded = Excursion(usual, event.step, ids), len(ids) >= steps
     if not exploded:
         return memory, UNJUDGED if exploded is None else CLEAN
     level = math.exp(usual.level)
     sentence = (
         f"The norm of the gradient is {norm:.4g}, {norm / level:.1f} times the usual {level:.4g}, "
-        f"for {thresholds.explosion_steps} steps or more."
+        f"for {steps} steps or more."
     )
-    return memory, (Reading("CRITICAL", norm, level, sentence, memory.event_ids[:-1]),)
+    return memory, (Judgement("CRITICAL", norm, level, sentence, memory.event_ids[:-1]),)
 
 
 class Fading(NamedTuple):
@@ -52,7 +55,7 @@ class Fading(NamedTuple):
 
 def _vanishing(
     memory: Fading, event: TrainingStep, thresholds: Thresholds
-) -> tuple[Fading, Sequence[Reading]]:
+) -> tuple[Fading, Sequence[Judgement]]:
     """Steps in a row with a small fraction of the usual norm.
 
     A loop that reports no norm reports 0 from the beginning, and is not judged.
@@ -77,13 +80,13 @@ def _vanishing(
         f"The norm of the gradient is {norm:.4g}, after {level:.4g} usually: the model does not "
         "learn any more."
     )
-    return memory, (Reading("CRITICAL", norm, level, sentence, ids[:-1]),)
+    return memory, (Judgement("CRITICAL", norm, level, sentence, ids[:-1]),)
 
 
 GRADIENTS: tuple[Detector[Excursion], Detector[Fading]] = (
     Detector(
         "gradient_explosion",
-        "steps in a row far above the usual norm of the gradient, or one that is not finite",
+        "steps in a row far above the usual norm of the gradient, or without a finite one",
         (TrainingStep,),
         Excursion(),
         _explosion,

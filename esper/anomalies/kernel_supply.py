@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from esper.anomalies.anomaly import CLEAN, UNJUDGED, Reading, Severity
+from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement, Severity
 from esper.anomalies.detector import Detector
 from esper.anomalies.thresholds import Thresholds
 from esper.events.records import (
@@ -31,7 +31,7 @@ def _process(event: CacheSampled) -> str:
 
 def _cache_thrash(
     memory: CacheCounts, event: CacheSampled, thresholds: Thresholds
-) -> tuple[CacheCounts, Sequence[Reading]]:
+) -> tuple[CacheCounts, Sequence[Judgement]]:
     """Samples in a row between which every second lookup or more drove a kernel out of memory."""
     lookups = event.hits_memory + event.hits_disk + event.hits_store + event.misses
     if memory.lookups < 0 or lookups < memory.lookups or event.evictions < memory.evictions:
@@ -47,12 +47,12 @@ def _cache_thrash(
         f"The kernel cache of {event.sender_id} thrashes: {evicted} kernels left memory in "
         f"{asked} lookups; it holds {event.limit_entries} at most."
     )
-    return now, (Reading("WARNING", evicted, thresholds.thrash_evictions, sentence),)
+    return now, (Judgement("WARNING", evicted, thresholds.thrash_evictions, sentence),)
 
 
 def _compile_failures(
     memory: tuple[str, ...], event: CompilationFailed | KernelCompiled, thresholds: Thresholds
-) -> tuple[tuple[str, ...], Sequence[Reading]]:
+) -> tuple[tuple[str, ...], Sequence[Judgement]]:
     """Attempts to compile in a row that fail. Memory: the ids of the latest failures."""
     if isinstance(event, KernelCompiled):
         return (), CLEAN
@@ -64,16 +64,16 @@ def _compile_failures(
     )
     value = float(len(failures))
     expected = float(thresholds.compile_failures)
-    return failures, (Reading("WARNING", value, expected, sentence, failures[:-1]),)
+    return failures, (Judgement("WARNING", value, expected, sentence, failures[:-1]),)
 
 
 def _kernel_failures(
     memory: None, event: KernelFailed | SeedTransitioned, thresholds: Thresholds
-) -> tuple[None, Sequence[Reading]]:
+) -> tuple[None, Sequence[Judgement]]:
     """A kernel that could not be loaded or failed; over when its seed changes its stage."""
     layer, seed = event.layer, event.seed
     if isinstance(event, SeedTransitioned):
-        return memory, (Reading(layer=layer, seed=seed),)
+        return memory, (Judgement(layer=layer, seed=seed),)
     limit = thresholds.kernel_failures
     sentence = (
         f"Kernel {event.kernel_id[:12]} on {layer}[{seed}] failed {event.consecutive_errors} "
@@ -81,7 +81,7 @@ def _kernel_failures(
     )
     severity: Severity = "CRITICAL" if event.consecutive_errors >= limit else "WARNING"
     value = float(event.consecutive_errors)
-    return memory, (Reading(severity, value, 0.0, sentence, layer=layer, seed=seed),)
+    return memory, (Judgement(severity, value, 0.0, sentence, layer=layer, seed=seed),)
 
 
 KERNEL_SUPPLY: tuple[Detector[CacheCounts], Detector[tuple[str, ...]], Detector[None]] = (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from esper.anomalies.anomaly import CLEAN, UNJUDGED, Reading, Severity
+from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement, Severity
 from esper.anomalies.detector import Detector
 from esper.anomalies.smoothing import Excursion, Smoothed
 from esper.anomalies.thresholds import Thresholds
@@ -18,7 +18,7 @@ _MOST_DEVIATION = 3.0  # what one step may add to the sum, so that no outlier de
 
 def _not_finite(
     memory: None, event: TrainingStep | EpochEnded, thresholds: Thresholds
-) -> tuple[None, Sequence[Reading]]:
+) -> tuple[None, Sequence[Judgement]]:
     """A loss that is NaN or infinite, of a step or on the held-out split."""
     del thresholds
     name, loss = (
@@ -30,12 +30,12 @@ def _not_finite(
         # a clean step says nothing of the held-out loss; only what is bad counts there
         return memory, CLEAN if isinstance(event, TrainingStep) else UNJUDGED
     sentence = f"The {name} is {loss}: the run learns nothing from here on."
-    return memory, (Reading("CRITICAL", loss, 0.0, sentence),)
+    return memory, (Judgement("CRITICAL", loss, 0.0, sentence),)
 
 
 def _spike(
     memory: Excursion, event: TrainingStep, thresholds: Thresholds
-) -> tuple[Excursion, Sequence[Reading]]:
+) -> tuple[Excursion, Sequence[Judgement]]:
     """Some steps in a row far above the usual loss, as log-losses go."""
     if not 0.0 < event.loss < math.inf:
         return memory, UNJUDGED
@@ -55,7 +55,7 @@ def _spike(
         f"The training loss is {event.loss:.4g}, {event.loss / level:.1f} times the usual "
         f"{level:.4g}, for {thresholds.loss_spike_steps} steps or more."
     )
-    return memory, (Reading("WARNING", event.loss, level, sentence, memory.event_ids[:-1]),)
+    return memory, (Judgement("WARNING", event.loss, level, sentence, memory.event_ids[:-1]),)
 
 
 class Rising(NamedTuple):
@@ -71,7 +71,7 @@ class Rising(NamedTuple):
 
 def _divergence(
     memory: Rising, event: TrainingStep, thresholds: Thresholds
-) -> tuple[Rising, Sequence[Reading]]:
+) -> tuple[Rising, Sequence[Judgement]]:
     """A loss that stays above its lowest level.
 
     One-sided cumulative sum (Page 1954, "Continuous inspection schemes") of deviations of the
@@ -98,10 +98,10 @@ def _divergence(
         f"{math.exp(lowest):.4g} at its lowest."
     )
     severity: Severity = "CRITICAL" if rise >= 2 * thresholds.divergence else "WARNING"
-    return memory, (Reading(severity, math.exp(usual.level), math.exp(lowest), sentence),)
+    return memory, (Judgement(severity, math.exp(usual.level), math.exp(lowest), sentence),)
 
 
-class Best(NamedTuple):
+class LowestLoss(NamedTuple):
     """Memory of the plateau detector: the best held-out loss, its epoch and event."""
 
     loss: float = math.inf
@@ -110,8 +110,8 @@ class Best(NamedTuple):
 
 
 def _plateau(
-    memory: Best, event: EpochEnded, thresholds: Thresholds
-) -> tuple[Best, Sequence[Reading]]:
+    memory: LowestLoss, event: EpochEnded, thresholds: Thresholds
+) -> tuple[LowestLoss, Sequence[Judgement]]:
     """A held-out loss that has not become better for many epochs."""
     loss = event.validation_loss
     if not math.isfinite(loss):
@@ -119,7 +119,7 @@ def _plateau(
     went_back = event.epoch <= memory.epoch
     least = thresholds.plateau_gain * abs(memory.loss) if memory.epoch >= 0 else 0.0
     if went_back or memory.epoch < 0 or loss < memory.loss - least:
-        return Best(loss, event.epoch, event.event_id), CLEAN
+        return LowestLoss(loss, event.epoch, event.event_id), CLEAN
     waited = event.epoch - memory.epoch
     if waited < thresholds.plateau_epochs:
         return memory, CLEAN
@@ -127,10 +127,10 @@ def _plateau(
         f"The held-out loss has not become better for {waited} epochs: {loss:.4g} now, "
         f"{memory.loss:.4g} at epoch {memory.epoch + 1}."
     )
-    return memory, (Reading("WARNING", loss, memory.loss, sentence, (memory.event_id,)),)
+    return memory, (Judgement("WARNING", loss, memory.loss, sentence, (memory.event_id,)),)
 
 
-LOSSES: tuple[Detector[None], Detector[Excursion], Detector[Rising], Detector[Best]] = (
+LOSSES: tuple[Detector[None], Detector[Excursion], Detector[Rising], Detector[LowestLoss]] = (
     Detector(
         "loss_not_finite",
         "a loss that is NaN or infinite",
@@ -159,7 +159,7 @@ LOSSES: tuple[Detector[None], Detector[Excursion], Detector[Rising], Detector[Be
         "plateau",
         "a held-out loss that no longer becomes better",
         (EpochEnded,),
-        Best(),
+        LowestLoss(),
         _plateau,
     ),
 )

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from esper.anomalies.anomaly import Anomaly, Cleared, Finding, Reading, Subject
+from esper.anomalies.anomaly import Anomaly, Cleared, Finding, Judgement, Subject
 from esper.anomalies.detector import Detector
 from esper.anomalies.gradients import GRADIENTS
 from esper.anomalies.kernel_supply import KERNEL_SUPPLY
-from esper.anomalies.layers import LAYERS
+from esper.anomalies.layer_health import LAYERS
 from esper.anomalies.losses import LOSSES
 from esper.anomalies.tempo import TEMPO
 from esper.anomalies.thresholds import Thresholds
@@ -106,7 +106,7 @@ class Observer:
         self._placed.pop(run_id, None)
 
     def _judge(
-        self, name: str, run_id: str, reading: Reading, when_us: int, ids: tuple[str, ...]
+        self, name: str, run_id: str, reading: Judgement, when_us: int, ids: tuple[str, ...]
     ) -> list[Finding]:
         """An anomaly where it holds; the end of one after enough clean readings."""
         subject = Subject(name, run_id, reading.layer, reading.seed)

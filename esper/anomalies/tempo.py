@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from esper.anomalies.anomaly import CLEAN, UNJUDGED, Reading
+from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement
 from esper.anomalies.detector import Detector
 from esper.anomalies.smoothing import Excursion
 from esper.anomalies.thresholds import Thresholds
@@ -25,7 +25,7 @@ from esper.events.records import (
 
 def _slow_step(
     memory: Excursion, event: TrainingStep, thresholds: Thresholds
-) -> tuple[Excursion, Sequence[Reading]]:
+) -> tuple[Excursion, Sequence[Judgement]]:
     """Some steps in a row that take far longer than usual."""
     if event.duration_us <= 0:
         return memory, UNJUDGED
@@ -46,7 +46,7 @@ def _slow_step(
         f"usual {level / 1e3:.4g} ms, for {thresholds.slow_steps} steps or more."
     )
     value = float(event.duration_us)
-    return memory, (Reading("WARNING", value, level, sentence, memory.event_ids[:-1]),)
+    return memory, (Judgement("WARNING", value, level, sentence, memory.event_ids[:-1]),)
 
 
 class Voice(NamedTuple):
@@ -60,7 +60,9 @@ class Voice(NamedTuple):
     event_id: str = ""
 
 
-def _heard(memory: Voice, event: Event, thresholds: Thresholds) -> tuple[Voice, Sequence[Reading]]:
+def _heard(
+    memory: Voice, event: Event, thresholds: Thresholds
+) -> tuple[Voice, Sequence[Judgement]]:
     """Each event of a run says that it lives."""
     del thresholds
     gap = event.occurred_at - memory.last_us if memory.last_us >= 0 else 0
@@ -71,7 +73,7 @@ def _heard(memory: Voice, event: Event, thresholds: Thresholds) -> tuple[Voice, 
     return Voice(last, longest, speaks, event.event_id), CLEAN
 
 
-def _silent(memory: Voice, now_us: int, thresholds: Thresholds) -> Sequence[Reading]:
+def _silent(memory: Voice, now_us: int, thresholds: Thresholds) -> Sequence[Judgement]:
     """Nothing for longer than the longest gap makes likely."""
     if not memory.speaks or memory.last_us < 0:
         return UNJUDGED
@@ -80,7 +82,7 @@ def _silent(memory: Voice, now_us: int, thresholds: Thresholds) -> Sequence[Read
     if silence <= limit:
         return UNJUDGED
     sentence = f"The run has said nothing for {_span(silence)} and has not ended."
-    return (Reading("CRITICAL", silence, limit, sentence, (memory.event_id,)),)
+    return (Judgement("CRITICAL", silence, limit, sentence, (memory.event_id,)),)
 
 
 def _span(seconds: float) -> str:

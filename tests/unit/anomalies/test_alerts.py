@@ -8,16 +8,16 @@ import pytest
 
 from esper.anomalies import (
     AlertBook,
+    AlertChange,
     AlertRules,
     Anomaly,
-    Change,
     Cleared,
     Finding,
     Silence,
     Subject,
     fold,
 )
-from esper.anomalies.alerts import HOUR_US
+from esper.anomalies.alert_book import HOUR_US
 from esper.anomalies.anomaly import Severity
 
 SPIKE = Subject("loss_spike", "run-1")
@@ -37,7 +37,7 @@ def cleared(when_us: int, subject: Subject = SPIKE) -> Cleared:
 
 def changes(
     findings: list[Finding], rules: AlertRules | None = None
-) -> tuple[AlertBook, list[Change]]:
+) -> tuple[AlertBook, list[AlertChange]]:
     """What becomes of some findings."""
     return fold(AlertBook(), findings, rules or AlertRules())
 

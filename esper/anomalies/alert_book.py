@@ -108,7 +108,7 @@ class AlertBook:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AlertChange:
     """What became of an alert: it was raised, or is over. Others hear of it by this."""
 
     kind: Literal["RAISED", "WORSE", "RESOLVED"]
@@ -117,13 +117,13 @@ class Change:
 
 def fold(
     book: AlertBook, findings: Sequence[Finding], rules: AlertRules
-) -> tuple[AlertBook, list[Change]]:
+) -> tuple[AlertBook, list[AlertChange]]:
     """The book after some findings, and what others should hear.
 
     An alert that is withheld is raised later if its condition still holds when the silence has
     ended or the hour is over.
     """
-    changes: list[Change] = []
+    changes: list[AlertChange] = []
     for finding in findings:
         book, change = (
             _anomaly(book, finding, rules)
@@ -134,24 +134,26 @@ def fold(
     return book, changes
 
 
-def _cleared(book: AlertBook, subject: Subject, when_us: int) -> tuple[AlertBook, list[Change]]:
+def _cleared(
+    book: AlertBook, subject: Subject, when_us: int
+) -> tuple[AlertBook, list[AlertChange]]:
     alert = book.held.get(subject)
     if alert is None:
         return book, []
     held = {key: one for key, one in book.held.items() if key != subject}
     resolved = replace(alert, resolved_us=when_us)
-    return replace(book, held=held), [] if alert.withheld else [Change("RESOLVED", resolved)]
+    return replace(book, held=held), [] if alert.withheld else [AlertChange("RESOLVED", resolved)]
 
 
 def _anomaly(
     book: AlertBook, anomaly: Anomaly, rules: AlertRules
-) -> tuple[AlertBook, list[Change]]:
+) -> tuple[AlertBook, list[AlertChange]]:
     subject, when_us = anomaly.subject, anomaly.when_us
     before = book.held.get(subject)
     if before is not None and not before.withheld:
         alert = _again(before, anomaly)
         worse = alert.severity != before.severity
-        return _holding(book, alert), [Change("WORSE", alert)] if worse else []
+        return _holding(book, alert), [AlertChange("WORSE", alert)] if worse else []
     pair = (subject.run_id, subject.detector)
     recent = tuple(one for one in book.raised_us.get(pair, ()) if one > when_us - HOUR_US)
     silenced = any(silence.covers(subject, when_us) for silence in rules.silences)
@@ -165,7 +167,7 @@ def _anomaly(
             limited = {**limited, pair: limited.get(pair, 0) + 1}
         return replace(_holding(book, alert), limited=limited), []
     raised = {**book.raised_us, pair: (*recent, when_us)}
-    return replace(_holding(book, alert), raised_us=raised), [Change("RAISED", alert)]
+    return replace(_holding(book, alert), raised_us=raised), [AlertChange("RAISED", alert)]
 
 
 def _holding(book: AlertBook, alert: Alert) -> AlertBook:
