@@ -3,25 +3,31 @@ processor time and no more.
 
 A page of a Parquet file unpacks to what it likes, and Arrow has no limit of its own. `python -m
 esper.bounded.parquet BYTES COLUMN...` reads the file that is its standard input, and writes a line
-a row: the values of the columns, with a space between, numbers in hexadecimal notation.
+a row: the values of the columns, with a space between, numbers in hexadecimal notation; without
+columns all of them as a JSON object.
 """
 
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from esper.bounded.formats import json_of
 from esper.bounded.limits import Limits
 from esper.errors import CorruptError
 
 _CPU_S: Final = 300
 _ROWS: Final = 10_000  # a batch
+_LINE: Final = 1 << 12
 
 
 def rows_of(
@@ -33,6 +39,31 @@ def rows_of(
         CorruptError: it is no Parquet file with these columns, or reading it takes more than the
             limits allow.
     """
+    for line in _lines(file, columns, limits, what, longest=_LINE):
+        values = tuple(line.decode("ascii", errors="replace").split())
+        if len(values) != len(columns):
+            raise _unreadable(what, columns, limits)
+        yield values
+
+
+def objects_of(file: BinaryIO, limits: Limits, what: str) -> Iterator[dict[str, Any]]:
+    """All rows, each as a JSON object: times are microseconds since 1970-01-01 UTC, NaN and
+    infinity are quoted.
+
+    Raises:
+        CorruptError: it is no Parquet file, or reading it takes more than the limits allow.
+    """
+    for line in _lines(file, (), limits, what, longest=limits.json.most):
+        row = json_of(line, limits, what)
+        if not isinstance(row, dict):
+            raise _unreadable(what, (), limits)
+        yield row
+
+
+def _lines(
+    file: BinaryIO, columns: Sequence[str], limits: Limits, what: str, *, longest: int
+) -> Iterator[bytes]:
+    """What the child process writes, line by line; raises as `rows_of` does."""
     command = [sys.executable, "-m", "esper.bounded.parquet", str(limits.table.most), *columns]
     environment = {
         "PATH": os.environ.get("PATH", ""),
@@ -48,22 +79,49 @@ def rows_of(
         assert child.stdout is not None  # noqa: S101  # it is a pipe
         try:
             read = 0
-            while line := child.stdout.readline(1 << 12):
+            while line := child.stdout.readline(longest):
                 read += len(line)
                 limits.table.require(read, f"{what} unpacks to bytes,")
-                values = tuple(line.decode("ascii", errors="replace").split())
-                if len(values) != len(columns) or not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):
                     break
-                yield values
+                yield line
             else:
                 if child.wait() == 0:
                     return
         finally:
             child.kill()
-    raise CorruptError(
-        f"{what} is no Parquet file with {', '.join(columns)}, or reading it takes more "
-        f"memory than {limits.table.setting} allows."
+    raise _unreadable(what, columns, limits)
+
+
+def _unreadable(what: str, columns: Sequence[str], limits: Limits) -> CorruptError:
+    having = f" with {', '.join(columns)}" if columns else ""
+    return CorruptError(
+        f"{what} is no Parquet file{having}, or reading it takes more memory than "
+        f"{limits.table.setting} allows."
     )
+
+
+def _written_objects(batches: Any, out: BinaryIO) -> None:
+    for batch in batches:
+        for row in batch.to_pylist(maps_as_pydicts="strict"):
+            text = json.dumps(_plain(row), allow_nan=False)
+            out.write(text.encode("ascii") + b"\n")
+
+
+def _plain(value: Any) -> Any:
+    """A value in what JSON has forms for."""
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime):
+        return (value - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    # NaN and infinity are no JSON; ids are objects of their own
+    return value.decode("utf-8", errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _written(batches: Any, out: BinaryIO) -> None:
@@ -97,8 +155,10 @@ def main() -> None:
     file = parquet.ParquetFile(
         sys.stdin.buffer, thrift_string_size_limit=1 << 20, thrift_container_size_limit=1 << 20
     )
-    _written(
-        file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False), sys.stdout.buffer
+    write = _written if columns else _written_objects
+    write(
+        file.iter_batches(batch_size=_ROWS, columns=columns or None, use_threads=False),
+        sys.stdout.buffer,
     )
 
 

@@ -36,7 +36,7 @@ from esper.cli.runs import (
     snapshots,
     whatif,
 )
-from esper.cli.views import alerts, compare, explain, kernels, watch
+from esper.cli.views import alerts, compare, explain, kernels, run_report, watch
 from esper.errors import EsperError, UsageError, printable
 
 app = typer.Typer(
@@ -59,6 +59,7 @@ for part in (
     watch,
     alerts,
     explain,
+    run_report,
     compare,
     kernels,
     snapshots,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, Final
 
 from esper.bounded.names import is_run_id
@@ -21,6 +22,8 @@ _PLAIN: Final = {
     "output_format_json_named_tuples_as_objects": "1",
 }
 _PLACE: Final = "_topic_id, _partition, _offset"
+Place = tuple[str, int, int]
+"""Where a message stands on Kafka: topic id, partition, offset."""
 
 
 def stored(
@@ -37,16 +40,44 @@ def stored(
     Raises:
         UsageError, UnavailableError: as `QuerySource.ask` does.
     """
-    fields = current(record).schema["fields"]
-    types = {field["name"]: field["type"] for field in fields}
-    known: dict[str, Any] = {}
-    _remember(fields, known)
-    columns = ", ".join(_column(name, avro) for name, avro in types.items())
+    columns = ", ".join(
+        _column(field["name"], field["type"]) for field in current(record).schema["fields"]
+    )
     query = f"SELECT {_PLACE}, {columns} FROM raw_{snake(record.NAME)} {rest}"  # noqa: S608  # names from the schemas
     for line in history.ask(query, "JSONEachRow", {**_PLAIN, **parameters}).splitlines():
         row = json.loads(line, parse_int=_number)
-        event = record.from_avro({name: _value(types[name], row[name], known) for name in types})
-        yield row, event
+        yield row, event_in(record, row)
+
+
+def placed(
+    history: QuerySource, record: type[Event], condition: str, parameters: Mapping[str, str]
+) -> Iterator[tuple[Place, Event]]:
+    """The messages of one record for which a condition of SQL holds, each with its place.
+
+    A message that the history has taken twice is given once; two messages with one id are both
+    given. Raises as `stored` does.
+    """
+    rest = f"WHERE {condition} LIMIT 1 BY {_PLACE}"
+    for row, event in stored(history, record, rest, parameters):
+        yield (row["_topic_id"], row["_partition"], row["_offset"]), event
+
+
+def event_in(record: type[Event], row: Mapping[str, Any]) -> Event:
+    """The event in a row of its table as JSON has it, with NaN and infinity quoted."""
+    fields, inner = _form(record)
+    made: Any = record
+    event: Event = made.from_avro(
+        {field["name"]: _value(field["type"], row[field["name"]], inner) for field in fields}
+    )
+    return event
+
+
+@cache
+def _form(record: type[Event]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The fields of a record, and the records that are defined inside them."""
+    fields, inner = current(record).schema["fields"], dict[str, Any]()
+    _remember(fields, inner)
+    return fields, inner
 
 
 def events_of(

@@ -15,7 +15,7 @@ from esper.events import JournalEvent
 from esper.events.records import RECORDS
 from esper.events.seals import TRAINER, Trust, fault, restored
 from esper.history.queries import QuerySource
-from esper.history.stored_events import stored
+from esper.history.stored_events import Place, placed
 from esper.oona.bus.port import Received
 from esper.oona.durable.authentic import JOURNAL
 
@@ -55,12 +55,8 @@ def messages_of(history: QuerySource, run_id: str, trust: Trust) -> Iterator[Rec
 
 def _events(
     history: QuerySource, record: type[JournalEvent], run_id: str
-) -> Iterator[tuple[tuple[str, int, int], JournalEvent, bytes]]:
-    """The events of one record with place and message.
-
-    A message that the history has taken twice is given once; two messages with one id are both
-    given.
-    """
-    rest = "WHERE run_id = {run:String} LIMIT 1 BY _topic_id, _partition, _offset"
-    for row, event in stored(history, record, rest, {"param_run": run_id}):
-        yield (row["_topic_id"], row["_partition"], row["_offset"]), event, restored(event).value
+) -> Iterator[tuple[Place, JournalEvent, bytes]]:
+    """The events of one record with place and message."""
+    for place, event in placed(history, record, "run_id = {run:String}", {"param_run": run_id}):
+        if isinstance(event, JournalEvent):
+            yield place, event, restored(event).value

@@ -322,28 +322,48 @@ def opened_export(
         CorruptError: a file is missing, changed, too many or too large, or no plain file; the
             sentence names it.
     """
+    export = unverified_export(folder, limits)
+    for name, fault in file_faults(export, progress=progress):
+        raise CorruptError(f"{folder / name} {fault}")
+    return export
+
+
+def unverified_export(folder: Path, limits: Limits = DEFAULT) -> Export:
+    """An export by its manifest alone: `file_faults` says which of its files are as they were.
+
+    Each file that is read of it is held against the manifest then.
+
+    Raises:
+        UsageError: there is no export.
+        CorruptError: its manifest is damaged, or something in the folder is no plain file.
+    """
     path = folder / MANIFEST
     sizes = walked(folder, limits)
     if MANIFEST not in sizes:
         raise UsageError(f"{folder} holds no export: {MANIFEST} is not there.")
     content = _content(json_of(read_in(folder, MANIFEST, limits.json), limits, str(path)), path)
-    there = sizes.keys() - {MANIFEST}
     for name in content.files:
         # before any is opened: whoever made the export chose the names
         require_plain_name(name, path)
-    if unnamed := sorted(there - content.files.keys()):
-        raise CorruptError(
-            f"{folder / unnamed[0]} is no part of this export: {MANIFEST} does not name it."
-        )
-    for number, (name, sha256) in enumerate(sorted(content.files.items())):
-        progress(number, len(content.files))
-        if name not in there:
-            raise CorruptError(f"{folder / name} is missing from this export.")
-        if _sha256_in(folder, name, limits) != sha256:
-            raise CorruptError(
-                f"{folder / name} was changed: it has another hash than {MANIFEST} gives."
-            )
     return Export(folder, content, sizes, limits)
+
+
+def file_faults(
+    export: Export, *, progress: Callable[[int, int], None] = lambda _, __: None
+) -> Iterator[tuple[str, str]]:
+    """Each file of an export that is not as its manifest says, and the rest of the sentence.
+
+    `progress` has files done and files in all.
+    """
+    there, named = export.sizes.keys() - {MANIFEST}, export.content.files
+    for name in sorted(there - named.keys()):
+        yield name, f"is no part of this export: {MANIFEST} does not name it."
+    for number, (name, sha256) in enumerate(sorted(named.items())):
+        progress(number, len(named))
+        if name not in there:
+            yield name, "is missing from this export."
+        elif _sha256_in(export.folder, name, export.limits) != sha256:
+            yield name, f"was changed: it has another hash than {MANIFEST} gives."
 
 
 def _content(raw: Any, path: Path) -> Content:

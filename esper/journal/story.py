@@ -150,7 +150,7 @@ def story(events: Sequence[JournalEvent], journals: Mapping[str, Sequence[Journa
         lineage=_lineage(forked) if forked else None,
         changes=tuple(sorted(_changes(line))),
         points=tuple(points),
-        status=_status(events),
+        status=status_of(events),
         parameters=completed.parameters if completed else started.parameters,
         whole=whole,
     )
@@ -173,16 +173,16 @@ def _line(
     """
     forked = fork_of(events)
     if forked is None:
-        return _own(events), True
+        return present_line(events), True
     before = journals.get(forked.parent_run_id)
     if before is None:
-        return _own(events), False
+        return present_line(events), False
     # Only what the parent had by then: what it did later is not part of the fork.
     inherited, whole = _line(before[: forked.parent_sequence], journals)
-    return inherited + _own(events), whole
+    return inherited + present_line(events), whole
 
 
-def _own(events: Iterable[JournalEvent]) -> list[JournalEvent]:
+def present_line(events: Iterable[JournalEvent]) -> list[JournalEvent]:
     """The events of a journal without what a rollback took back."""
     kept: list[JournalEvent] = []
     for event in events:
@@ -235,7 +235,8 @@ def _lineage(forked: RunForked) -> ForkLineage:
     )
 
 
-def _status(events: Sequence[JournalEvent]) -> str:
+def status_of(events: Sequence[JournalEvent]) -> str:
+    """Whether a run has finished, failed, is paused, or has not ended, by its last event."""
     last = events[-1]
     if isinstance(last, RunCompleted):
         return "finished"

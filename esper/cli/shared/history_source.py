@@ -41,17 +41,34 @@ def history_of(settings: Settings) -> QuerySource:
     return source(settings, endpoints.history_url if endpoints else "")
 
 
-def _awaken(settings: Settings, endpoints: Endpoints) -> None:
-    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - as above
+def complete_history(settings: Settings) -> tuple[QuerySource, bool]:
+    """The history, waited for until it has what is on Kafka now, and whether it has all of it.
+
+    Raises as `history_of` does.
+    """
+    from esper import stack  # noqa: PLC0415 - as above
+
+    history = history_of(settings)
+    endpoints = stack.running(settings)
+    if endpoints is None or not endpoints.history_url:
+        return history, history.missing() == 0
+    return history, _caught_up(settings, endpoints)
+
+
+def _caught_up(settings: Settings, endpoints: Endpoints) -> bool:
     from esper.history.queries import wait_caught_up  # noqa: PLC0415 - as above
     from esper.oona.bus.access import Access  # noqa: PLC0415 - as above
     from esper.oona.bus.kafka import KafkaBus  # noqa: PLC0415 - as above
 
     bus = KafkaBus(Access.of(settings, "viewer", bootstrap=endpoints.bootstrap))
+    return wait_caught_up(endpoints.history_url, bus, timeout=_CATCH_UP_S, settings=settings)
+
+
+def _awaken(settings: Settings, endpoints: Endpoints) -> None:
+    from esper.cli.shared.consoles import standard_error  # noqa: PLC0415 - as above
+
     with standard_error().status("starting the history"):
-        complete = wait_caught_up(
-            endpoints.history_url, bus, timeout=_CATCH_UP_S, settings=settings
-        )
+        complete = _caught_up(settings, endpoints)
     if not complete:
         print(
             "The history has just been started and is behind: rows may be missing still.",

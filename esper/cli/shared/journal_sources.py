@@ -45,6 +45,26 @@ def journal(
     Raises:
         UsageError: neither has the run.
         UnavailableError: neither answers.
+        CorruptError: an event that its trainer wrote is missing, changed or out of its place.
+    """
+    pairs, judge = judged_journal(settings, run_id, clock=clock, say=say)
+    for sentence in judge.warnings():
+        say(sentence)
+    return [event for event, _ in pairs], [value for _, value in pairs]
+
+
+def judged_journal(
+    settings: Settings,
+    run_id: str,
+    *,
+    clock: Clock,
+    say: Callable[[str], None],
+    tolerant: bool = False,
+) -> tuple[Sequence[tuple[JournalEvent, bytes]], Judge]:
+    """The same with the judge that followed it, which knows what was set aside and by whom the rest
+    is signed. A `tolerant` one goes on behind what is damaged, and names that among its faults.
+
+    Raises as `journal` does; CorruptError only if not tolerant.
     """
     from esper import stack  # noqa: PLC0415 - as above
     from esper.cli.shared.connection import cluster_of  # noqa: PLC0415 - as above
@@ -55,7 +75,7 @@ def journal(
     trust = signing.trust(settings.keys_dir)
     endpoints = stack.running(settings)
     if endpoints is None and not settings.kafka.bootstrap:
-        judge = Judge(run_id, trust)
+        judge = Judge(run_id, trust, tolerant=tolerant)
         try:
             stored = _from_history(settings, judge)
         except (UsageError, UnavailableError, CorruptError):
@@ -63,22 +83,19 @@ def journal(
         else:
             if _ended([event for event, _ in stored]):
                 say("The stack is down; the journal comes from the history's folder.")
-                return _reported(stored, judge, say)
-    judge = Judge(run_id, trust)
+                return stored, judge
+    judge = Judge(run_id, trust, tolerant=tolerant)
     try:
-        return _reported(
-            believed(from_kafka(cluster_of(settings, "viewer"), run_id, clock=clock), judge),
-            judge,
-            say,
-        )
+        cluster = cluster_of(settings, "viewer")
+        return believed(from_kafka(cluster, run_id, clock=clock), judge), judge
     except (UsageError, UnavailableError) as error:
-        judge = Judge(run_id, trust)
+        judge = Judge(run_id, trust, tolerant=tolerant)
         try:
             stored = _from_history(settings, judge)
         except EsperError:
             raise error from None
         say(f"{error} The journal comes from the history, which has {len(stored)} events of it.")
-        return _reported(stored, judge, say)
+        return stored, judge
 
 
 def step_reports(source: Archived) -> Mapping[str, StepTold]:
@@ -113,14 +130,6 @@ def passphrase_in(file: Path | None) -> str:
     if not passphrase:
         raise UsageError(f"{file} is empty; it has to hold a passphrase.")
     return passphrase
-
-
-def _reported(
-    pairs: Sequence[tuple[JournalEvent, bytes]], judge: Judge, say: Callable[[str], None]
-) -> tuple[list[JournalEvent], list[bytes]]:
-    for sentence in judge.warnings():
-        say(sentence)
-    return [event for event, _ in pairs], [value for _, value in pairs]
 
 
 def _from_history(settings: Settings, judge: Judge) -> list[tuple[JournalEvent, bytes]]:
