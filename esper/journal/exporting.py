@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Final
 
 from esper.checkpoint.manifest import Stores, chunks_in, manifest_at
 from esper.checkpoint.retention import family_of
@@ -20,9 +21,17 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.disk import make_folder
 from esper.errors import CorruptError, EsperError, StorageFullError, UsageError
-from esper.events import JournalEvent
+from esper.events import Event, JournalEvent
 from esper.events.codec import schema_id
-from esper.events.records import RECORDS, CheckpointTaken, RunForked, RunStarted, SeedTransitioned
+from esper.events.records import (
+    RECORDS,
+    CheckpointTaken,
+    KernelPublished,
+    KernelValidated,
+    RunForked,
+    RunStarted,
+    SeedTransitioned,
+)
 from esper.events.schemas import wire_schema
 from esper.events.seals import fingerprint, key_in
 from esper.history.queries import QuerySource
@@ -39,6 +48,8 @@ from esper.urza.store import Store
 from esper.vault.family_keys import FamilyKey, opened, rewrap
 from esper.vault.masters import Masters, masters
 
+OF_KERNELS: Final[tuple[type[Event], ...]] = (KernelPublished, KernelValidated)
+"""Records of the foundry, which belong to a kernel, and so to any run that grafts it."""
 README = """An exported run of Esper. `esper import DIR --check` verifies it, `esper import DIR`
 takes it into an installation, `esper replay verify RUN --from DIR` proves it by re-executing it.
 
@@ -51,7 +62,7 @@ store/          snapshots, sealed by AES-256-GCM under the family's key, which l
                 store/families; kernels as safetensors
 data/           the data that it trained on, as safetensors
 source/         source files of functions of its user's own that it called
-history/        its rows in each table of the history, as Parquet
+history/        its rows in each table of the history, and the foundry's of its kernels, as Parquet
 """
 
 
@@ -226,16 +237,22 @@ class Exporting:
             self.lost.append(name)
             self.notes.append(f"Snapshot {name} is not exported: {error}")
 
+    def _grafted(self) -> list[str]:
+        """Ids of the kernels that the run grafted, sorted."""
+        return sorted(
+            {
+                event.kernel_id
+                for event in self.events
+                if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
+            }
+        )
+
     def _kernels(self, folder: Path) -> None:
-        grafted = {
-            event.kernel_id
-            for event in self.events
-            if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
-        }
+        grafted = self._grafted()
         if not grafted:
             return
         source, own = open_kernels(self.settings), self._run_dir / "kernels"
-        for kernel_id in sorted(grafted):
+        for kernel_id in grafted:
             address = address_of(kernel_id)
             path, target = own / f"{kernel_id}.safetensors", folder / address
             try:  # in the clear: whoever has the folder proves the run without any key
@@ -258,20 +275,24 @@ class Exporting:
 
     def _tables(self, folder: Path, history: QuerySource) -> None:
         folder.mkdir()
-        run = {"param_run": self.events[0].run_id}
+        of_run = ("run_id = {run:String}", {"param_run": self.events[0].run_id})
+        # ids by now: each was the name of a file. What the foundry says of a kernel is of no run.
+        ids = ",".join(f"'{kernel}'" for kernel in self._grafted())
+        of_kernels = ("has({kernels:Array(String)}, kernel_id)", {"param_kernels": f"[{ids}]"})
         for record in RECORDS:
             table = snake(record.NAME)
+            condition, given = of_kernels if record in OF_KERNELS else of_run
             self.progress(f"history {table}")
             try:
                 (counted,) = history.rows(
-                    f"SELECT count() AS rows FROM {table} WHERE run_id = {{run:String}}",  # noqa: S608  # a table's name
-                    run,
+                    f"SELECT count() AS rows FROM {table} WHERE {condition}",  # noqa: S608  # a table's name
+                    given,
                 )
                 if int(counted["rows"]):
                     content = history.ask(
-                        f"SELECT * FROM {table} WHERE run_id = {{run:String}}",  # noqa: S608  # as above
+                        f"SELECT * FROM {table} WHERE {condition}",  # noqa: S608  # as above
                         "Parquet",
-                        run,
+                        given,
                     )
                     (folder / f"{table}.parquet").write_bytes(content)
             except EsperError as error:

@@ -8,7 +8,8 @@ hashes, and the key of its snapshots.
 - store/: snapshots (sealed), the family's key (wrapped), kernels
 - data/: the data that it trained on
 - source/: the source files of functions of its user's own that it ran
-- history/: the rows of the run in each table of the history, as Parquet
+- history/: the rows of the run in each table of the history, and the foundry's of the kernels that
+  it grafted, as Parquet
 """
 
 from __future__ import annotations

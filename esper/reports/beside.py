@@ -33,6 +33,7 @@ from esper.events.seals import OPERATOR, TAMIYO, Trust, fault, fingerprint, rest
 from esper.history.queries import QuerySource
 from esper.history.stored_events import event_in, placed
 from esper.history.tables.ddl import snake
+from esper.journal.exporting import OF_KERNELS
 from esper.journal.portable import Export
 from esper.reports.material import CheckResult
 
@@ -48,8 +49,6 @@ OF_RUNS: Final[tuple[type[Event], ...]] = (
     RollbackRequested,
 )
 """Records that belong to one run."""
-OF_KERNELS: Final[tuple[type[Event], ...]] = (KernelPublished, KernelValidated)
-"""Records of the foundry, which belong to a kernel, and so to any run that grafts it."""
 _NAME: Final = "Records beside the journal"
 _METHOD: Final = (
     "Each answer of Tamiyo, outcome, remark and audit record: its Ed25519 signature (RFC 8032) "

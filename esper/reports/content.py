@@ -6,11 +6,12 @@ was not recorded, or that the record which has it was not at hand.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from esper.bounded import DEFAULT, json_of
+from esper.errors import EsperError
 from esper.events import JournalEvent
 from esper.events.records import (
     EpochEnded,
@@ -385,9 +386,9 @@ def _is_input(name: str) -> bool:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """A JSON object of an event; empty where it is none."""
+    """A JSON object of an event; empty where it is none, or nests deeper than anything of ours."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = json_of(text.encode(), DEFAULT, "A text of the journal")
+    except EsperError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from esper.bounded import DEFAULT, json_of
+from esper.errors import EsperError
 from esper.events.records import (
     AdaptationApplied,
     AdaptationOutcome,
@@ -202,8 +203,8 @@ def _end(
 
 def _evidence(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text or "{}")
-    except (ValueError, RecursionError):
+        found = json_of((text or "{}").encode(), DEFAULT, "The evidence of a decision")
+    except EsperError:
         found = None
     # a policy of somebody else's says what it likes
     return dict(sorted(found.items())) if isinstance(found, dict) else {"text": text}

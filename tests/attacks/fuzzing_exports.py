@@ -508,6 +508,9 @@ def readings(folder: Path, ground: Ground) -> dict[str, str]:
         "fold": esper("replay", "fold", RUN, "--from", folder).sentence,
         "journal": esper("replay", "fold", RUN, "--from", folder / JOURNAL).sentence,
         "compare": esper("compare", folder, ground.real.parent / "other.avro").sentence,
+        "audit": esper(
+            *("audit", RUN, "--from", folder, "--passphrase-file", ground.real.parent / "secret")
+        ).sentence,
     }
     rest: dict[str, Callable[[], str]] = {
         "import": lambda: taken_in(folder, ground),

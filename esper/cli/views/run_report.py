@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from esper.reports.material import Material
 
 _FORMS: Final = (".html", ".md", ".json")
+_LONGEST: Final = 500
+"""Characters of a fault in the sentence of the command; the report has all of it."""
 
 
 def register(app: typer.Typer) -> None:
@@ -81,7 +83,7 @@ def audit(
             print(f"Report      {report}")
     if faults := made.integrity.faults:
         more = f" {len(faults) - 1} more things do not hold." if len(faults) > 1 else ""
-        raise CorruptError(f"Run {run_id} is not verified. {faults[0]}{more}")
+        raise CorruptError(f"Run {run_id} is not verified. {faults[0][:_LONGEST]}{more}")
 
 
 def _require_writable(report: Path) -> None:
