@@ -64,7 +64,7 @@ def placed(
 
 def event_in(record: type[Event], row: Mapping[str, Any]) -> Event:
     """The event in a row of its table as JSON has it, with NaN and infinity quoted."""
-    fields, inner = _form(record)
+    fields, inner = _form(record)  # type: ignore[arg-type]  # mypy takes the hash of instances
     made: Any = record
     event: Event = made.from_avro(
         {field["name"]: _value(field["type"], row[field["name"]], inner) for field in fields}

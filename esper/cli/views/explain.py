@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.cli.shared.by_id import FETCHED, only, require_beginning
 from esper.cli.shared.json_text import json_text
+from esper.cli.views.by_id import FETCHED, only, require_beginning
 from esper.errors import UsageError, printable
 
 if TYPE_CHECKING:
