@@ -22,7 +22,7 @@ body { font: 15px/1.5 sans-serif; color: var(--ink); background: var(--page);
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 caption { text-align: left; font-weight: bold; padding: .3rem 0; }
 th, td { border: 1px solid var(--line); padding: .2rem .5rem; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
+  vertical-align: top; overflow-wrap: anywhere; min-width: 5em; }
 svg { max-width: 100%; height: auto; }
 svg text { font: 11px sans-serif; fill: var(--ink); }
 svg .axis { stroke: var(--line); }

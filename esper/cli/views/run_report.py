@@ -158,9 +158,10 @@ def _show(made: RunReport) -> None:
 
     run, training = made.run, made.training
     say(f"Run {run.run_id}: {run.outcome}; began {run.began}, ended {run.ended or 'not yet'}")
+    flops = training.compute.total_flops
+    compute = "FLOPs not recorded" if flops is None else f"{shown(flops)} FLOPs (estimate)"
     say(
-        f"Training    {training.epochs} epochs, {training.steps:,} steps, "
-        f"{shown(training.compute.total_flops)} FLOPs (estimate), "
+        f"Training    {training.epochs} epochs, {training.steps:,} steps, {compute}, "
         f"{shown(training.parameters_at_end)} parameters"
     )
     applied = sum(one.answer == "APPLIED" for one in made.decisions)
