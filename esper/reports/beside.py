@@ -20,6 +20,7 @@ from esper.events.records import (
     AdaptationOutcome,
     AuditRecorded,
     CheckpointRequested,
+    CounterfactualMeasured,
     EpochReviewed,
     KernelPublished,
     KernelValidated,
@@ -42,6 +43,7 @@ OF_RUNS: Final[tuple[type[Event], ...]] = (
     AdaptationOutcome,
     RunAnnotated,
     RunDeleted,
+    CounterfactualMeasured,
     AuditRecorded,
     PauseRequested,
     ResumeRequested,
@@ -183,7 +185,7 @@ def _count(beside: Beside, event: SignedEvent) -> None:
 def _writer_of(event: SignedEvent) -> str:
     if isinstance(event, EpochReviewed | AdaptationOutcome):
         return TAMIYO
-    return OPERATOR if isinstance(event, RunAnnotated | RunDeleted) else event.sender_id
+    return OPERATOR if event.TOPIC == RunAnnotated.TOPIC else event.sender_id
 
 
 def _once(events: Iterable[Event]) -> Iterator[Event]:

@@ -29,7 +29,12 @@ from esper.events.records import (
 from esper.journal.story import EpochPoint, present_line, status_of
 from esper.lifecycle.overview import score_of
 from esper.reports.compute import ComputeFacts, batch_size, compute_facts
-from esper.reports.decision_trail import DecisionFacts, decision_trail
+from esper.reports.decision_trail import (
+    CounterfactualFacts,
+    DecisionFacts,
+    counterfactual_facts,
+    decision_trail,
+)
 from esper.reports.human_requests import RequestFacts, human_requests
 from esper.reports.kernel_facts import RESTORED, KernelFacts, kernel_facts, steps_trained
 from esper.reports.material import CheckResult, Material
@@ -176,6 +181,7 @@ class RunReport:
     inputs: Mapping[str, str]
     environment: Mapping[str, Any]
     decisions: tuple[DecisionFacts, ...]
+    counterfactuals: tuple[CounterfactualFacts, ...]
     requests: tuple[RequestFacts, ...]
     kernels: tuple[KernelFacts, ...]
     training: TrainingFacts
@@ -206,6 +212,7 @@ def run_report(material: Material) -> RunReport:
         inputs={name: str(versions[name]) for name in sorted(versions) if _is_input(name)},
         environment=_environment(started, versions),
         decisions=decision_trail(material),
+        counterfactuals=counterfactual_facts(material),
         requests=human_requests(material),
         kernels=kernels,
         training=_training(events, started, config, kernels),

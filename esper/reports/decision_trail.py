@@ -12,6 +12,7 @@ from esper.events.records import (
     AdaptationApplied,
     AdaptationOutcome,
     AdaptationRejected,
+    CounterfactualMeasured,
     EpochReviewed,
     ReviewedCommand,
     SeedTransitioned,
@@ -77,6 +78,53 @@ class DecisionFacts:
     reward: float | None
     shadow_gap: float | None
     signer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CounterfactualFacts:
+    """What a decision was worth, by runs with it and without it (`esper whatif`).
+
+    Effects are means of what the runs with the decision have more, with 95 % intervals; None where
+    a single pair was run.
+    """
+
+    decision_id: str
+    measured: str
+    actor: str
+    mode: str
+    orders: int
+    until_epoch: int
+    score_name: str
+    score_effect: float
+    score_low: float | None
+    score_high: float | None
+    loss_effect: float
+    loss_low: float | None
+    loss_high: float | None
+    proven: bool
+
+
+def counterfactual_facts(material: Material) -> tuple[CounterfactualFacts, ...]:
+    """Every answer of `esper whatif`, in the order in which they were given."""
+    return tuple(
+        CounterfactualFacts(
+            decision_id=one.decision_id,
+            measured=moment(one.occurred_at),
+            actor=one.actor,
+            mode=one.mode,
+            orders=one.orders,
+            until_epoch=one.until_epoch,
+            score_name=one.score_name,
+            score_effect=one.score_effect,
+            score_low=one.score_low,
+            score_high=one.score_high,
+            loss_effect=one.loss_effect,
+            loss_low=one.loss_low,
+            loss_high=one.loss_high,
+            proven=one.proven,
+        )
+        for one in material.every(CounterfactualMeasured)
+    )
 
 
 def decision_trail(material: Material) -> tuple[DecisionFacts, ...]:

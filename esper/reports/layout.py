@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from esper.journal.story import flat
 from esper.reports.content import HeldOutPoint, RunReport, SeedMark
-from esper.reports.decision_trail import DecisionFacts
+from esper.reports.decision_trail import CounterfactualFacts, DecisionFacts
 from esper.reports.duties import duties
 from esper.reports.kernel_facts import KernelFacts
 
@@ -257,12 +257,48 @@ def _decisions(report: RunReport) -> ReportSection:
                 rows,
             ),
             *((_evidence(evidence),) if evidence else ()),
+            *((_worth(report.counterfactuals),) if report.counterfactuals else ()),
         ),
     )
 
 
 def _evidence(rows: tuple[tuple[str, ...], ...]) -> ReportTable:
     return ReportTable("Evidence of the decisions", ("decision", "figure", "value"), rows)
+
+
+def _worth(answers: Sequence[CounterfactualFacts]) -> ReportTable:
+    rows = tuple(
+        (
+            one.decision_id,
+            one.mode.lower(),
+            str(one.orders),
+            str(one.until_epoch),
+            f"{_effect(one.score_effect, one.score_low, one.score_high)} of {one.score_name}",
+            _effect(one.loss_effect, one.loss_low, one.loss_high),
+            shown(one.proven),
+            f"{one.actor}, {one.measured}",
+        )
+        for one in answers
+    )
+    return ReportTable(
+        "What decisions were worth: runs with them minus runs without them (mean, 95 % interval)",
+        (
+            "decision",
+            "loop",
+            "batch orders",
+            "after epoch",
+            "score",
+            "loss",
+            "reproduces the record",
+            "asked by",
+        ),
+        rows,
+    )
+
+
+def _effect(mean: float, low: float | None, high: float | None) -> str:
+    between = "" if low is None or high is None else f" [{shown(low)}, {shown(high)}]"
+    return f"{shown(mean)}{between}"
 
 
 def _decision(one: DecisionFacts) -> tuple[str, ...]:

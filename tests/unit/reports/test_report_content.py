@@ -16,6 +16,7 @@ from esper.events.records import (
     AdaptationOutcome,
     AdaptationRejected,
     AuditRecorded,
+    CounterfactualMeasured,
     EpochEnded,
     EpochReviewed,
     KernelPublished,
@@ -179,6 +180,9 @@ def test_a_decision_has_its_evidence_answer_path_and_outcome() -> None:
         any_event(
             AdaptationOutcome, run_id=RUN, decision_id="d1", verdict="CULLED", shadow_gap=-0.5
         ),
+        any_event(
+            CounterfactualMeasured, run_id=RUN, decision_id="d1", mode="OPEN", score_effect=0.25
+        ),
     )
     topic = EpochReviewed.TOPIC
     report = reported(
@@ -197,6 +201,8 @@ def test_a_decision_has_its_evidence_answer_path_and_outcome() -> None:
     assert (first.verdict, first.shadow_gap) == ("CULLED", -0.5)
     assert (refused.by, refused.reason, refused.answer) == (TAMIYO, None, "REJECTED")
     assert refused.refused_because == "too late"
+    (worth,) = report.counterfactuals
+    assert (worth.decision_id, worth.mode, worth.score_effect) == ("d1", "OPEN", 0.25)
     assert (person.by, person.answer) == (OTHERS, "APPLIED")
 
 

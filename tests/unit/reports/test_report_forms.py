@@ -14,6 +14,7 @@ from esper.cli.shared.json_text import json_text
 from esper.events.records import (
     AdaptationOutcome,
     AuditRecorded,
+    CounterfactualMeasured,
     EpochEnded,
     EpochReviewed,
     KernelPublished,
@@ -86,6 +87,7 @@ def report() -> RunReport:
         records=(
             hostile(EpochReviewed, commands=(COMMAND,)),
             *map(hostile, (AdaptationOutcome, AuditRecorded, KernelPublished, KernelValidated)),
+            hostile(CounterfactualMeasured, mode="OPEN"),
             hostile(RunAnnotated, change="NOTED"),
         ),
         kernels={HOSTILE: KernelCopy(HOSTILE, 1, HOSTILE, HOSTILE, '{"nodes":[]}', 1, 1)},
