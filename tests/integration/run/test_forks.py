@@ -113,7 +113,8 @@ def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Pat
     """Open: the record is reproduced and the picture drawn. Closed: both branches are forks in the
     history.
 
-    Either answer is a signed event, which SQL has and `esper explain` tells.
+    Either answer is a signed event, which SQL has, `esper explain` tells and `esper audit`
+    verifies.
     """
     assert parent["outcome"] == "FINISHED"
     url = endpoints(home).history_url
@@ -201,6 +202,9 @@ def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Pat
     assert f"with it {kept[0]['score_effect']:+.4g} [" in text
     assert "after epoch 3 (open loop, batch orders: 2)" in text
     assert "after epoch 3 (closed loop, batch orders: 1)" in text
+    report = result(esper(home, "audit", PARENT, "--json"))
+    assert [one["mode"] for one in report["counterfactuals"]] == ["OPEN", "CLOSED"]
+    assert report["integrity"]["verdict"] == "Verified: every check holds."
 
 
 @pytest.mark.parametrize(
