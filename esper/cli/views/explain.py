@@ -167,16 +167,16 @@ def _show(told: Mapping[str, Any]) -> None:
             f"{step['reason']}"
         )
     say(f"Outcome     {_outcome(one)}")
-    for answer in told["worth"]:
-        say(f"What if not {_worth(answer)}")
     losses = [point["loss"] for point in told["losses"] if point["loss"] is not None]
     if losses:
         say(
             f"Held out    {spark(losses)}  loss {losses[0]:.4g} to {losses[-1]:.4g} nats, epochs 1 "
             f"to {told['losses'][-1]['epoch']}"
         )
-    if one["command"] == "GERMINATE" and one["answer"] == "APPLIED" and not told["worth"]:
+    if one["command"] == "GERMINATE" and one["answer"] == "APPLIED":
         say(f"What if not esper whatif {one['run_id']} --decision {one['decision_id']}")
+    for answer in told["worth"]:
+        say(f"            {_worth(answer)}")
 
 
 def _answer(one: Mapping[str, Any]) -> str:

@@ -41,8 +41,9 @@ def test_a_graft_is_told_with_its_evidence_and_its_end(
     assert f"esper whatif {kept['run_id']} --decision {kept['decision_id']}" in text
     stages = query(
         endpoints(home).history_url,
+        # a fork of another test takes decisions of its parent over, with their ids
         "SELECT to_stage FROM seed_transitioned WHERE decision_id = "  # noqa: S608  # ours
-        f"'{kept['decision_id']}' ORDER BY sequence",
+        f"'{kept['decision_id']}' AND run_id = '{kept['run_id']}' ORDER BY sequence",
     )
     said = [line.split("step")[1].split()[1] for line in text.splitlines() if "  step " in line]
     assert said == [one["to_stage"] for one in stages]

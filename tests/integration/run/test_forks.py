@@ -184,7 +184,7 @@ def test_what_if_in_both_loops(home: Path, parent: dict[str, Any], tmp_path: Pat
 
     kept = query(
         url,
-        f"SELECT * FROM counterfactuals WHERE decision_id = '{first}' ORDER BY measured_at",  # noqa: S608
+        f"SELECT * FROM counterfactuals WHERE run_id = '{PARENT}' ORDER BY measured_at",  # noqa: S608
     )
     assert [(one["mode"], one["orders"], one["until_epoch"], one["proven"]) for one in kept] == [
         ("OPEN", 2, 3, True),
