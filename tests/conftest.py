@@ -127,7 +127,9 @@ def _of_python(process: psutil.Process) -> bool:
     """Whether a process ends with the interpreter that began it."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE or any(
-            "resource_tracker" in word for word in process.cmdline()
+            one in word
+            for word in process.cmdline()
+            for one in ("resource_tracker", "multiprocessing.forkserver")
         )
     except psutil.Error:
         return True
