@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -64,6 +64,17 @@ data/           the data that it trained on, as safetensors
 source/         source files of functions of its user's own that it called
 history/        its rows in each table of the history, and the foundry's of its kernels, as Parquet
 """
+
+
+def grafted(events: Iterable[JournalEvent]) -> list[str]:
+    """Ids of the kernels that a run grafted, sorted."""
+    return sorted(
+        {
+            event.kernel_id
+            for event in events
+            if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
+        }
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,22 +248,12 @@ class Exporting:
             self.lost.append(name)
             self.notes.append(f"Snapshot {name} is not exported: {error}")
 
-    def _grafted(self) -> list[str]:
-        """Ids of the kernels that the run grafted, sorted."""
-        return sorted(
-            {
-                event.kernel_id
-                for event in self.events
-                if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
-            }
-        )
-
     def _kernels(self, folder: Path) -> None:
-        grafted = self._grafted()
-        if not grafted:
+        kernels = grafted(self.events)
+        if not kernels:
             return
         source, own = open_kernels(self.settings), self._run_dir / "kernels"
-        for kernel_id in grafted:
+        for kernel_id in kernels:
             address = address_of(kernel_id)
             path, target = own / f"{kernel_id}.safetensors", folder / address
             try:  # in the clear: whoever has the folder proves the run without any key
@@ -277,7 +278,7 @@ class Exporting:
         folder.mkdir()
         of_run = ("run_id = {run:String}", {"param_run": self.events[0].run_id})
         # ids by now: each was the name of a file. What the foundry says of a kernel is of no run.
-        ids = ",".join(f"'{kernel}'" for kernel in self._grafted())
+        ids = ",".join(f"'{kernel}'" for kernel in grafted(self.events))
         of_kernels = ("has({kernels:Array(String)}, kernel_id)", {"param_kernels": f"[{ids}]"})
         for record in RECORDS:
             table = snake(record.NAME)

@@ -16,7 +16,7 @@ from esper.checkpoint import chunks
 from esper.checkpoint.manifest import Stores, chunks_in, manifest_at
 from esper.errors import CorruptError, UsageError, printable
 from esper.events import JournalEvent
-from esper.events.records import CheckpointTaken, EpochEnded, RunForked, SeedTransitioned
+from esper.events.records import CheckpointTaken, EpochEnded, RunForked
 from esper.lifecycle import Fold, RunState
 from esper.oona.durable.authentic import Judge
 from esper.reports.material import CheckResult, KernelCopy
@@ -26,17 +26,6 @@ from esper.vault.family_keys import FamilyKey
 SNAPSHOT_KEY: Final = "The key of the snapshots is not at hand, so no chunk was opened."
 _SHOWN: Final = 20
 """Messages that were set aside and are named one by one."""
-
-
-def grafted(events: Iterable[JournalEvent]) -> list[str]:
-    """Ids of the kernels that a run grafted, sorted."""
-    return sorted(
-        {
-            event.kernel_id
-            for event in events
-            if isinstance(event, SeedTransitioned) and event.to_stage == "TRAINING"
-        }
-    )
 
 
 def seal_check(judge: Judge, *, strict: bool, faults: Sequence[str] = ()) -> CheckResult:

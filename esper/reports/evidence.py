@@ -16,12 +16,13 @@ from esper.events import JournalEvent
 from esper.events.records import KernelPublished, RunStarted
 from esper.events.seals import TRAINER, Trust, fingerprint
 from esper.history.queries import QuerySource
+from esper.journal.exporting import grafted
 from esper.journal.portable import Export, file_faults, unverified_export
 from esper.journal.reading import JOURNAL, journal_in
 from esper.journal.replay import live_state
 from esper.oona.durable.authentic import Judge, as_received, judged
 from esper.reports.beside import Beside, beside_in_export, beside_in_history, told_of
-from esper.reports.checks import KernelChecks, SnapshotChecks, fold_check, grafted, seal_check
+from esper.reports.checks import KernelChecks, SnapshotChecks, fold_check, seal_check
 from esper.reports.material import EXPORT, INSTALLATION, CheckResult, Material
 from esper.service.transport import signing
 from esper.urza.artefact import address_of
