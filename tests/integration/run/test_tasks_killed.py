@@ -32,8 +32,9 @@ Life = Callable[..., "subprocess.CompletedProcess[str]"]
 def killed(live: Life, run_id: str) -> subprocess.CompletedProcess[str]:
     """The last life of a run that was killed so often."""
     chance = random.Random(f"{SEED} {run_id}")  # noqa: S311  # moments, the same for the same seed
-    for number in range(KILLS):
-        died = live(run_id, resume=bool(number), kill_at=str(chance.randrange(12, 40)))
+    # each later than the one before, so that no life ends before its kill
+    for number, place in enumerate(sorted(chance.sample(range(8, STEPS), KILLS))):
+        died = live(run_id, resume=bool(number), kill_at=str(place))
         assert died.returncode == -signal.SIGKILL, (number, died.stderr)
     return live(run_id, resume=True)
 

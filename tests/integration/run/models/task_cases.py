@@ -1,6 +1,7 @@
 """A small model, data and a task for each kind of work, with dropout and noise of their own.
 
-KILL_AT is the forward pass in training after which the process kills itself. As a program,
+KILL_AT is the forward pass in training, counted since the run began, in which the process kills
+itself. As a program,
 `python task_cases.py KIND RUN [--resume]`, it trains one in a loop of its own.
 """
 
@@ -28,11 +29,14 @@ CLASSES, WIDTH, LENGTH = 4, 12, 10
 
 
 class Mortal(nn.Module):
-    """Counts its forward passes in training."""
+    """Counts its forward passes in training, in snapshots too: over all lives of its run."""
+
+    passes: Tensor
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net, self.dropout, self.passes = net, nn.Dropout(0.1), 0
+        self.net, self.dropout = net, nn.Dropout(0.1)
+        self.register_buffer("passes", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Any:
         if self.training and torch.is_grad_enabled():
