@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.oona.durable.chains import SenderChain

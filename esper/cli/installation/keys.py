@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.cli.shared.json_text import json_text
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.urza.store import Store

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esper.cli.shared.json_text import json_text
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,8 +11,8 @@ from typing import Annotated, Final, Literal
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
+from esper.json_text import json_text
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _LONGEST: Final = timedelta(days=366)

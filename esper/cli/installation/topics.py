@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.config import Settings

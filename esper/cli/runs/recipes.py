@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from esper.cli.shared.called import called
-from esper.cli.shared.json_text import json_text
 from esper.errors import UsageError
+from esper.json_text import json_text
 
 
 def register(app: typer.Typer) -> None:

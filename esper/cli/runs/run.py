@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import UsageError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from types import FrameType

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.errors import UnavailableError, UsageError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import EsperError, UnavailableError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError, UsageError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from esper.cli.shared.json_text import json_text
 from esper.cli.views.by_id import FETCHED, only, require_beginning
 from esper.errors import CorruptError, UsageError, printable
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from esper.cli.runs.replay.replay_source import PassphraseFile, ReplaySource
-from esper.cli.shared.json_text import json_text
 from esper.errors import CorruptError, UnavailableError, UsageError, printable
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

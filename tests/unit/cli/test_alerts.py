@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from esper.cli.shared.json_text import json_text
 from esper.cli.views.alerts import _examined, _show, _told, open_of
 from esper.events import Event
 from esper.events.records import RunCompleted
+from esper.json_text import json_text
 from tests.unit.anomalies.planted import EPOCH, PLANTS, clean_run, seeded
 
 RUN = {"run_id": "planted", "recipe": "digits", "state": "FINISHED"}

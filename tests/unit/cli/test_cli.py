@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import esper.cli as esper_cli
-from esper.cli.shared.json_text import json_text
 from esper.config import Settings
 from esper.errors import UsageError, printable
+from esper.json_text import json_text
 from esper.tolaria.recipes.recipe import load, text
 from tests.waiting import PATIENCE_S
 

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import pytest
 
-from esper.cli.shared.json_text import json_text
 from esper.events.records import (
     AdaptationOutcome,
     AuditRecorded,
@@ -25,6 +24,7 @@ from esper.events.records import (
     RunStarted,
     SeedTransitioned,
 )
+from esper.json_text import json_text
 from esper.reports.content import RunReport, run_report
 from esper.reports.html_page import html_page
 from esper.reports.layout import sections, title_of

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from esper.cli.runs.replay.replay_source import AsJson, From, Run
-from esper.cli.shared.json_text import json_text
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.events.seals import Trust

@@ -18,9 +18,9 @@ from esper.cli.runs.replay.replay_source import (
     archived_run,
     executing,
 )
-from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import UsageError
+from esper.json_text import json_text
 
 if TYPE_CHECKING:
     from esper.cli.shared.run_states import Restored

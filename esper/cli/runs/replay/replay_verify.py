@@ -17,9 +17,9 @@ from esper.cli.runs.replay.replay_source import (
     archived_run,
     executing,
 )
-from esper.cli.shared.json_text import json_text
 from esper.cli.shared.options import Allow
 from esper.errors import CorruptError
+from esper.json_text import json_text
 
 
 def verify(
