@@ -36,7 +36,7 @@ from esper.cli.runs import (
     snapshots,
     whatif,
 )
-from esper.cli.views import alerts, compare, explain, kernels, run_report, watch
+from esper.cli.views import alerts, compare, explain, kernels, page, run_report, watch
 from esper.errors import EsperError, UsageError, printable
 
 app = typer.Typer(
@@ -56,6 +56,7 @@ for part in (
     replay,
     fork,
     whatif,
+    page,
     watch,
     alerts,
     explain,

@@ -81,17 +81,20 @@ class QuerySource(AbstractContextManager["QuerySource"], ABC):
 
 
 class HttpSource(QuerySource):
-    """The history process at `url`, asked with a token of this installation.
+    """The history process at `url`, asked with a token of this installation in the name of
+    `subject`, whose share of its queries it uses.
 
     `settings` are the environment's, if left out.
     """
 
-    def __init__(self, url: str, settings: Settings | None = None) -> None:
+    def __init__(
+        self, url: str, settings: Settings | None = None, *, subject: str = _SUBJECT
+    ) -> None:
         self._url = url.rstrip("/")
         settings = settings or Settings.load()
         # Longer than the server waits, so that its own sentence arrives rather than ours.
         self._timeout = answer_s(settings) + ANSWER_S
-        self._client = Client(settings, subject=_SUBJECT, part=_PART)
+        self._client = Client(settings, subject=subject, part=_PART)
 
     def ask(self, sql: str, output_format: str, settings: Mapping[str, str] | None = None) -> bytes:
         """As the base class says."""

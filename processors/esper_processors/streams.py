@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     from esper.oona.durable.audit_trail import AuditTrail
     from esper.service import Server
+    from esper.service.checks.customs import Customs
 
 _CLUSTER_TIMEOUT_S = 60.0
 _QUIET_S = 60.0
@@ -114,6 +115,7 @@ def served(
     ready: Callable[[], Mapping[str, bool]],
     details: Callable[[], Mapping[str, Any]],
     add_routes: Callable[[FastAPI], None],
+    customs: Customs | None = None,
 ) -> Served:
     """The HTTP server of a part, with tokens, roles and audit as everywhere.
 
@@ -141,6 +143,7 @@ def served(
         ready=ready,
         audit=trail,
         details=details,
+        customs=customs,
     )
     add_routes(api)
     return Served(Server(api, settings=settings, port=port, clock=clock), trail)

@@ -36,9 +36,11 @@ class Customs:
             none.
         problem: the answer that is an error.
         own_pages_only: whether pages of other sites may not even read.
+        pages: paths that a link of any site may lead a browser to; they say nothing by themselves.
     """
 
     open: frozenset[tuple[str, str]] = OPEN
     authorization: Callable[[Headers, QueryParams], str] = _authorization
     problem: Callable[[ProblemError, Scope, str], Response] = _document
     own_pages_only: bool = False
+    pages: frozenset[str] = frozenset()

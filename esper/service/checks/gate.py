@@ -184,7 +184,11 @@ class Gate:
                 "The request states a length and comes in chunks; send one of the two.",
                 headers={"Connection": "close"},
             )
-        if self._customs.own_pages_only and _is_cross_site(headers):
+        if (
+            self._customs.own_pages_only
+            and _is_cross_site(headers)
+            and not self._is_followed_link(scope, headers)
+        ):
             raise _cross_site()
         matched = self._match(scope)
         if matched.open:
@@ -233,6 +237,15 @@ class Gate:
                 f"{wait:.2f} s, or raise ESPER_SERVICE__RATE."
             ),
             headers={"Retry-After": str(int(wait) + 1)},
+        )
+
+    def _is_followed_link(self, scope: Scope, headers: Headers) -> bool:
+        """Whether somebody followed a link to a page: the other site never sees what it gives."""
+        return (
+            scope["method"] == "GET"
+            and scope["path"] in self._customs.pages
+            and headers.get("sec-fetch-mode") == "navigate"
+            and headers.get("sec-fetch-dest") == "document"
         )
 
     async def _audited(

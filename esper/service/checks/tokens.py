@@ -24,6 +24,10 @@ from esper.service.transport import token_keys
 ISSUER: Final = "esper"
 PARTS: Final = ("tolaria", "tamiyo", "nissa", "history", "foundry")
 """The parts that a token may be for."""
+PAGE: Final = "page"
+"""Whom the code of `esper open` is for, beside Nissa."""
+CODE_TTL: Final = timedelta(seconds=60)
+"""How long such a code can be used, once."""
 OWN_TTL: Final = timedelta(minutes=5)
 """How long the tokens last that Esper's programs make for themselves, one for each request."""
 LONGEST: Final[Mapping[Role, timedelta]] = {
@@ -49,8 +53,11 @@ def issue(
     ttl: timedelta,
     clock: Clock,
     audience: Sequence[str] = PARTS,
+    identity: str = "",
 ) -> str:
     """A token that lasts for `ttl` from now, and is taken by the parts of `audience` alone.
+
+    An `identity` tells it from others that say the same (RFC 7519, `jti`).
 
     Raises:
         UsageError: no subject, an unknown role, no part, or a time that is not positive or longer
@@ -74,6 +81,7 @@ def issue(
     now = clock.now_us() // _SECOND_US
     times = {"iat": now, "nbf": now, "exp": now + round(ttl.total_seconds())}
     claims = {"iss": ISSUER, "sub": subject, "role": role, "aud": sorted(audience), **times}
+    claims |= {"jti": identity} if identity else {}
     return jwt.encode(claims, key, algorithm=_ALGORITHM)
 
 
@@ -85,6 +93,7 @@ def own(
     role: Role = "viewer",
     ttl: timedelta = OWN_TTL,
     audience: Sequence[str] = PARTS,
+    identity: str = "",
 ) -> str:
     """A token that one of Esper's programs makes with the key in `folder`.
 
@@ -97,6 +106,7 @@ def own(
         ttl=ttl,
         clock=clock,
         audience=audience,
+        identity=identity,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import faust
 from aiokafka.errors import KafkaError
@@ -14,31 +15,30 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.events import TOPICS, Event, Origin, encode
 from esper.events.records import MetricLabel, MetricRecorded
-from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
 from esper.service.transport.signing import Keyring
 from esper_processors import consumers as consuming
 from esper_processors import streams
-from esper_processors.cluster import Followed, Follower
 from esper_processors.consumers import Consumers, checked_table
-from esper_processors.nissa import custom
 from esper_processors.nissa.collectors import Collectors, installed
 from esper_processors.nissa.custom import Definition, Sample
+from esper_processors.nissa.declared import DeclaredMetrics
 from esper_processors.nissa.live import Live
+from esper_processors.nissa.page.broadcast import Broadcast
 from esper_processors.nissa.resources import default_samplers, sampled
 from esper_processors.nissa.rows import COMPILATIONS, CUSTOM, FACTS, RunRows, check
 from esper_processors.nissa.scene import Scene
+from esper_processors.nissa.status import standing
 from esper_processors.time_limit import time_limit
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 _log = logging.getLogger(__name__)
 SENDER = "nissa"
 SAMPLE_S = 15.0
 COLLECTOR_S = 20.0
 """Seconds that a collector may take for one event or one page; Prometheus waits for 10."""
-DEFINITIONS = "esper-nissa-definitions"
-"""Nissa's own topic of declared metrics, compacted, one partition, so that every worker knows all
-in the same order.
-"""
 _TELEMETRY = (
     "telemetry.seed.health",
     "telemetry.seed.performance",
@@ -69,26 +69,21 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     table = checked_table(
         app, "views", partitions=partitions, rows=consuming.RowGuard(check), consumers=consumers
     )
-    own_topic = app.topic(
-        DEFINITIONS,
-        partitions=1,
-        compacting=True,
-        key_type=bytes,
-        value_type=bytes,
-        key_serializer="raw",
-        value_serializer="raw",
-    )
     origin = Origin("", SENDER, "0" * 32, clock)
     samplers = default_samplers(SENDER)
     rows, live = RunRows(table), Live()
-    definitions: dict[str, Definition] = {}
+    declared = DeclaredMetrics(
+        app, settings, collectors, part=SENDER, clock=clock, take=consumers.take
+    )
     read: dict[tuple[str, int], int] = {}
     began = clock.monotonic()
+    broadcast = Broadcast(clock)
 
     async def observe(event: Event, received: Received) -> None:
         view, changed = rows.take(received.topic, event, received.partition)
         live.take(received.topic, event, clock.now_us())
         collectors.take(event)
+        broadcast.take(event, view if changed else None)
         read[received.topic, received.partition] = received.offset + 1
         if view is not None and view.ended:
             # its gauges are not shown any more, and would only hold memory
@@ -108,7 +103,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             clock.now_us(),
             clock.monotonic() - began,
             sum(_lags(app, read)),
-            definitions,
+            declared.by_name,
             rows.series(),
             dict(consumers.refusals.counts),
         )
@@ -124,39 +119,30 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             _log.warning("Samples of resources cannot be sent: %s", error)
 
     app.timer(SAMPLE_S)(sample)
-    app.task(own_topic.maybe_declare)
-
-    def learn(received: Received) -> None:
-        definition = custom.decode(received.value)
-        if collectors.declare(definition, definitions):
-            definitions[definition.name] = definition
-
-    follower = Follower(
-        Followed(DEFINITIONS, 0, learn),
-        access=Access.of(settings, SENDER),
-        clock=clock,
-        take=consumers.take,
-    )
-    app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
-
-    async def declare(definition: Definition) -> None:
-        await (await own_topic.send(key=definition.name.encode(), value=custom.encode(definition)))
-        # only if the topic did not bring another meanwhile: the first definition of a name stands
-        definitions.setdefault(definition.name, definition)
 
     async def record(samples: Sequence[Sample]) -> None:
-        await outbound.send(*(encode(event) for event in _recorded(samples, definitions, origin)))
+        events = _recorded(samples, declared.by_name, origin)
+        await outbound.send(*(encode(event) for event in events))
 
     def web() -> streams.Served:
         from esper_processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
+        from esper_processors.nissa.page import routes as paged  # noqa: PLC0415  # the same
 
-        with_routes = Nissa(
+        page = paged.page_of(
+            settings, clock, broadcast, state=lambda: standing(scene()), alerts=lambda _: []
+        )
+        nissa = Nissa(
             scene=scene,
             collectors=collectors,
             attempts=rows.attempts,
-            declare=declare,
+            declare=declared.declare,
             record=record,
         )
+
+        def add_all(api: FastAPI) -> None:
+            add_routes(api, nissa)
+            paged.add_routes(api, page)
+
         return streams.served(
             settings,
             title="Nissa observes",
@@ -165,11 +151,12 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             clock=clock,
             ready=lambda: {
                 **streams.readiness(app),
-                "definitions": follower.caught_up(DEFINITIONS),
+                "definitions": declared.caught_up(),
                 "progress": consumers.well(),
             },
             details=consumers.details,
-            add_routes=lambda api: add_routes(api, with_routes),
+            add_routes=add_all,
+            customs=paged.customs(page),
         )
 
     app.http = streams.Web(web)

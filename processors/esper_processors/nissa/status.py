@@ -30,6 +30,15 @@ def status(scene: Scene, *, samples: int) -> dict[str, Any]:
     }
 
 
+def standing(scene: Scene) -> dict[str, Any]:
+    """How far Nissa herself is."""
+    return {
+        "uptime_s": scene.uptime_s,
+        "lag": scene.lag,
+        "delay_s": scene.live.delay_us / 1e6,
+    }
+
+
 def _run(view: RunView, scene: Scene, *, live: bool) -> dict[str, Any]:
     return {
         "run_id": view.run_id,

@@ -1,0 +1,252 @@
+"""Claims about the page in a real browser, over runs of a whole stack: what it shows is what the
+history has, what happens is seen, and nothing that a run brings is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from esper.config import Settings
+from esper.stack import status
+from tests.browsers import PATIENCE_MS, chromium, needs_chromium
+from tests.integration.run.whole import FAMILIES, begin, endpoints, esper, lockstep, query
+from tests.waiting import until
+
+__all__ = ["chromium", "lockstep"]
+pytestmark = needs_chromium
+RUN: Final = "twin-0"
+HOSTILE: Final = "<img src=x onerror=hacked=1>"
+# noted by the browser itself, before any script of the page
+WATCH: Final = """
+window.faults = [];
+addEventListener("securitypolicyviolation", (event) => faults.push("csp " + event.blockedURI));
+addEventListener("error", (event) => faults.push("error " + event.message));
+addEventListener("unhandledrejection", (event) => faults.push("rejected " + event.reason));
+"""
+
+
+def address(home: Path, *run: str) -> str:
+    """What `esper open` would open."""
+    done = esper(home, "open", "--print", *run)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    """A browser without a past; as high as any view, since a view draws what can be seen."""
+    made = chromium.new_context(viewport={"width": 1280, "height": 6000})
+    made.set_default_timeout(PATIENCE_MS)
+    made.add_init_script(WATCH)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext, home: Path) -> Iterator[Page]:
+    """A page of that browser; at its end nothing had failed in it, and nobody else was asked."""
+    made = context.new_page()
+    asked: list[str] = []
+    made.on("request", lambda request: asked.append(request.url))
+    expect.set_options(timeout=PATIENCE_MS)
+    yield made
+    assert made.evaluate("window.faults") == []
+    assert made.evaluate("window.hacked") is None
+    assert {url for url in asked if not url.startswith(endpoints(home).nissa_url)} == set()
+
+
+def settled(page: Page) -> None:
+    """Wait until each curve that can be seen is drawn."""
+    expect(page.get_by_text("Loading …").locator("visible=true")).to_have_count(0)
+
+
+@pytest.mark.usefixtures("lockstep")
+def test_the_page_shows_what_the_history_has(page: Page, home: Path) -> None:
+    decided = query(
+        endpoints(home).history_url,
+        f"SELECT command, layer, seed FROM decisions WHERE run_id = '{RUN}'",  # noqa: S608
+    )
+    assert decided
+    page.goto(address(home, RUN))
+    expect(page.get_by_role("heading", level=1)).to_have_text(RUN)
+    rows = page.get_by_role("table", name="Decisions of the run").locator("tbody tr")
+    expect(rows).to_have_count(len(decided))
+    settled(page)
+    (run,) = query(
+        endpoints(home).history_url,
+        f"SELECT steps, epochs, grafts, culled FROM runs WHERE run_id = '{RUN}'",  # noqa: S608
+    )
+    said = page.locator(".figures").inner_text().split()
+    for name in ("epochs", "steps", "grafts", "culled"):
+        assert said[said.index(name) + 1].replace(",", "") == str(run[name])
+    # a curve is drawn, not an empty box
+    colours = page.locator(".uplot canvas").first.evaluate(
+        "one => new Set(one.getContext('2d').getImageData(0, 0, one.width, one.height).data).size"
+    )
+    assert colours > 2
+
+
+@pytest.mark.usefixtures("lockstep")
+def test_a_decision_and_a_step_are_told_with_commands_to_copy(page: Page, home: Path) -> None:
+    """By mouse on a curve, and by keyboard alone from the table."""
+    page.goto(address(home, RUN))
+    settled(page)
+    decisions = page.get_by_role("table", name="Decisions of the run")
+    decisions.locator("tbody").get_by_role("button").first.focus()
+    page.keyboard.press("Enter")
+    panel = page.get_by_role("complementary")
+    expect(panel).to_contain_text("esper explain")
+    assert panel.get_by_role("heading").first.evaluate("one => one === document.activeElement")
+    page.keyboard.press("Escape")
+    expect(panel).to_be_hidden()
+    over = page.locator(".u-over").first
+    over.scroll_into_view_if_needed()
+    over.click()
+    expect(panel).to_contain_text("esper replay state")
+    expect(panel).to_contain_text("esper fork")
+
+
+def test_the_code_of_an_address_opens_one_session_and_is_seen_nowhere(
+    context: BrowserContext, page: Page, home: Path
+) -> None:
+    asked: list[str] = []
+    page.on("request", lambda one: asked.append(one.url))
+    given = address(home)
+    code = given.split("/enter/")[1].split("/")[0]
+    page.goto(given)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    assert code not in page.url
+    assert not [url for url in asked if code in url]
+    (cookie,) = context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Strict", "/api")
+    assert page.evaluate("document.cookie") == ""
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    other = context.browser.new_context() if context.browser else context
+    late = other.new_page()
+    late.goto(given)
+    expect(late.get_by_role("alert")).to_contain_text("esper open")
+    other.close()
+
+
+@pytest.mark.usefixtures("lockstep")
+def test_a_session_that_has_ended_says_what_to_do(page: Page, home: Path) -> None:
+    page.goto(address(home))
+    page.get_by_role("button", name="End session").click()
+    expect(page.get_by_role("alert")).to_contain_text("esper open")
+    page.goto(page.url.partition("#")[0] + f"#/run/{RUN}")
+    page.reload()
+    expect(page.get_by_role("alert").first).to_contain_text("esper open")
+
+
+def test_a_run_that_trains_is_seen_without_a_reload_over_a_kill_of_nissa(
+    page: Page, home: Path
+) -> None:
+    """The list takes it up as it begins; its curves go on after Nissa has been killed, and in the
+    end show each epoch.
+    """
+    page.goto(address(home))
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    page.evaluate("window.loadedOnce = true")
+    arguments = ("--set", "run.epochs=10", "--set", FAMILIES, "--run-id", "page-live")
+    trains = begin(home, "run", "mnist1d", "--json", *arguments)
+    try:
+        page.get_by_role("link", name="page-live").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("page-live")
+        steps = page.locator(".figures")
+        expect(steps).not_to_contain_text("steps\\n0")
+        now = status(Settings(home=home))
+        assert now is not None
+        nissa = now.part("nissa")
+        assert nissa is not None
+        assert nissa.process is not None
+        os.kill(nissa.process.pid, signal.SIGKILL)
+        assert trains.wait(PATIENCE_MS / 1e3) == 0
+    finally:
+        trains.kill()
+    expect(page.get_by_text("finished")).to_be_visible()
+    (run,) = query(
+        endpoints(home).history_url,
+        "SELECT steps, epochs FROM runs WHERE run_id = 'page-live'",
+    )
+    until(lambda: f"epochs\n{run['epochs']}" in page.locator(".figures").inner_text())
+    assert page.evaluate("window.loadedOnce")
+
+
+def test_what_people_and_runs_say_is_text(page: Page, home: Path) -> None:
+    """In names, tags, notes, and in an address."""
+    run = "page-hostile"
+    begun = esper(home, "run", "digits", "--json", "--set", "run.epochs=1", "--run-id", run)
+    assert begun.returncode == 0, begun.stderr
+    for command in (("rename", run, HOSTILE), ("note", run, f"{HOSTILE} '\"`${{1}}")):
+        done = esper(home, "runs", *command)
+        assert done.returncode == 0, done.stderr
+    query(endpoints(home).history_url, "SELECT 1")
+    page.goto(address(home))
+    expect(page.get_by_role("link", name=HOSTILE)).to_be_visible()
+    page.get_by_role("link", name=HOSTILE).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
+    for route in (f"#/run/{HOSTILE}", f"#/compare/{run},{HOSTILE}", f"#/enter/{HOSTILE}/x"):
+        page.goto(page.url.partition("#")[0] + route)
+        page.reload()
+        told = page.get_by_role("alert").or_(page.get_by_text("Not in the history"))
+        expect(told).not_to_have_count(0)
+    assert page.locator("img").count() == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["", f"run/{RUN}", f"compare/{RUN},twin-1"])
+@pytest.mark.usefixtures("lockstep")
+def test_views_are_for_everybody(page: Page, home: Path, view: str, scheme: Any) -> None:
+    """axe-core finds nothing serious; at a phone's width nothing is beside the screen."""
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address(home))
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    page.goto(page.url.partition("#")[0] + f"#/{view}")
+    settled(page)
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in {"serious", "critical"}]
+    assert not serious, json.dumps(serious)[:4000]
+    page.set_viewport_size({"width": 360, "height": 9000})
+    settled(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_without_a_stack_open_says_so(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(mode=0o700)
+    done = esper(tmp_path / "home", "open")
+    assert done.returncode != 0
+    assert "esper up" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_open_gives_a_browser_a_file_that_leads_to_the_page(
+    page: Page, home: Path, tmp_path: Path
+) -> None:
+    """The code stands in a file of this user alone, not in the list of processes."""
+    program, seen = tmp_path / "browser", tmp_path / "seen"
+    program.write_text(f'#!/bin/sh\necho "$@" > {seen}\n')
+    program.chmod(0o700)
+    done = esper(home, "open", RUN, BROWSER=f"{program} %s")
+    assert done.returncode == 0, done.stderr
+    until(seen.exists)
+    file = home / "page.html"
+    assert seen.read_text().strip() == file.as_uri()
+    assert file.stat().st_mode & 0o077 == 0
+    page.goto(file.as_uri())
+    expect(page.get_by_role("heading", level=1)).to_have_text(RUN)
+
+
+def test_a_run_s_id_that_is_none_is_refused(home: Path) -> None:
+    done = esper(home, "open", "../x")
+    assert done.returncode == 2
+    assert "esper runs" in done.stderr
