@@ -58,11 +58,13 @@ class Silence:
         until_us: When it ends, microseconds since 1970.
         detector: Pattern of detectors, as file names have them (`*`, `?`).
         run: Pattern of run ids.
+        layer: Pattern of layers; what is about no layer has an empty one.
     """
 
     until_us: int
     detector: str = "*"
     run: str = "*"
+    layer: str = "*"
 
     def covers(self, subject: Subject, when_us: int) -> bool:
         """Whether it withholds alerts of `subject` at that time."""
@@ -70,6 +72,7 @@ class Silence:
             when_us < self.until_us
             and fnmatchcase(subject.detector, self.detector)
             and fnmatchcase(subject.run_id, self.run)
+            and fnmatchcase(subject.layer, self.layer)
         )
 
 

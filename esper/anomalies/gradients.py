@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement
 from esper.anomalies.detector import Detector
-from esper.anomalies.smoothing import RATE, Excursion, Smoothed
+from esper.anomalies.excursions import Excursion, Limit, judged
+from esper.anomalies.smoothing import RATE, Smoothed
 from esper.anomalies.thresholds import Thresholds
 from esper.events.records import TrainingStep
 
@@ -20,29 +21,20 @@ def _explosion(
 
     A few such steps at the beginning are usual: a float16 loss scale finds its size by them.
     """
-    norm, usual, steps = event.gradient_norm, memory.usual, thresholds.explosion_steps
+    norm, steps = event.gradient_norm, thresholds.explosion_steps
     if norm <= 0.0:
         return memory, UNJUDGED
-    if math.isfinite(norm):
-        memory, exploded = memory.after(
-            event.event_id,
-            event.step,
-            norm,
-            factor=thresholds.explosion,
-            steps=steps,
-            thresholds=thresholds,
-        )
-    else:
-        ids = (*memory.event_ids[1 - steps :], event.event_id) if usual.ready else ()
-        memory, exploded = Excursion(usual, event.step, ids), len(ids) >= steps
-    if not exploded:
-        return memory, UNJUDGED if exploded is None else CLEAN
-    level = math.exp(usual.level)
-    sentence = (
-        f"The norm of the gradient is {norm:.4g}, {norm / level:.1f} times the usual {level:.4g}, "
-        f"for {steps} steps or more."
+    limit = Limit(thresholds.explosion, thresholds.z, steps, "CRITICAL")
+    return judged(
+        memory,
+        event,
+        norm,
+        limit,
+        lambda level: (
+            f"The norm of the gradient is {norm:.4g}, {norm / level:.1f} times the usual "
+            f"{level:.4g}, for {steps} steps or more."
+        ),
     )
-    return memory, (Judgement("CRITICAL", norm, level, sentence, memory.event_ids[:-1]),)
 
 
 class Fading(NamedTuple):

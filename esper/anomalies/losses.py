@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement, Severity
 from esper.anomalies.detector import Detector
-from esper.anomalies.smoothing import Excursion, Smoothed
+from esper.anomalies.excursions import Excursion, Limit, judged
+from esper.anomalies.smoothing import Smoothed
 from esper.anomalies.thresholds import Thresholds
 from esper.events.records import EpochEnded, TrainingStep
 
@@ -39,23 +40,18 @@ def _spike(
     """Some steps in a row far above the usual loss, as log-losses go."""
     if not 0.0 < event.loss < math.inf:
         return memory, UNJUDGED
-    usual = memory.usual
-    memory, spike = memory.after(
-        event.event_id,
-        event.step,
-        event.loss,
-        factor=thresholds.loss_spike,
-        steps=thresholds.loss_spike_steps,
-        thresholds=thresholds,
+    loss, steps = event.loss, thresholds.loss_spike_steps
+    limit = Limit(thresholds.loss_spike, thresholds.z, steps, "WARNING")
+    return judged(
+        memory,
+        event,
+        loss,
+        limit,
+        lambda level: (
+            f"The training loss is {loss:.4g}, {loss / level:.1f} times the usual {level:.4g}, "
+            f"for {steps} steps or more."
+        ),
     )
-    if not spike:
-        return memory, UNJUDGED if spike is None else CLEAN
-    level = math.exp(usual.level)
-    sentence = (
-        f"The training loss is {event.loss:.4g}, {event.loss / level:.1f} times the usual "
-        f"{level:.4g}, for {thresholds.loss_spike_steps} steps or more."
-    )
-    return memory, (Judgement("WARNING", event.loss, level, sentence, memory.event_ids[:-1]),)
 
 
 class Rising(NamedTuple):

@@ -12,8 +12,6 @@ import math
 from statistics import median
 from typing import NamedTuple
 
-from esper.anomalies.thresholds import Thresholds
-
 WARM_UP = 30
 """Values before the level means anything."""
 _BOUND = 2.0  # standard deviations, and its consistency factor in the paper
@@ -58,39 +56,6 @@ class Smoothed(NamedTuple):
 def _beginning(first: tuple[float, ...]) -> Smoothed:
     level = median(first)
     return Smoothed(level, max(_MAD * median(abs(one - level) for one in first), _LEAST_SPREAD))
-
-
-class Excursion(NamedTuple):
-    """Memory of a detector that looks for steps in a row far above the usual."""
-
-    usual: Smoothed = Smoothed()
-    step: int = -1
-    event_ids: tuple[str, ...] = ()
-    """The steps of the present excursion, while it is shorter than an anomaly."""
-
-    def after(
-        self,
-        event_id: str,
-        step: int,
-        value: float,
-        *,
-        factor: float,
-        steps: int,
-        thresholds: Thresholds,
-    ) -> tuple[Excursion, bool | None]:
-        """With one more value, and whether `steps` in a row were `factor` above the usual.
-
-        None while that cannot be said. A step that does not follow the last one (the run went
-        back) begins anew.
-        """
-        usual = self.usual if step > self.step else Smoothed()
-        logarithm = math.log(value)
-        if not usual.ready:
-            return Excursion(usual.after(logarithm, RATE), step), None
-        above = logarithm - usual.level
-        far = above > math.log(factor) and above > thresholds.z * usual.spread
-        ids = (*self.event_ids[1 - steps :], event_id) if far else ()
-        return Excursion(usual.after(logarithm, RATE), step, ids), len(ids) >= steps
 
 
 RATE = 0.05

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement
 from esper.anomalies.detector import Detector
-from esper.anomalies.smoothing import Excursion
+from esper.anomalies.excursions import Excursion, Limit, judged
 from esper.anomalies.thresholds import Thresholds
 from esper.events import Event
 from esper.events.records import (
@@ -29,24 +28,18 @@ def _slow_step(
     """Some steps in a row that take far longer than usual."""
     if event.duration_us <= 0:
         return memory, UNJUDGED
-    usual = memory.usual
-    memory, slow = memory.after(
-        event.event_id,
-        event.step,
-        event.duration_us,
-        factor=thresholds.slow_step,
-        steps=thresholds.slow_steps,
-        thresholds=thresholds,
+    taken, steps = event.duration_us, thresholds.slow_steps
+    limit = Limit(thresholds.slow_step, thresholds.z, steps, "WARNING")
+    return judged(
+        memory,
+        event,
+        float(taken),
+        limit,
+        lambda level: (
+            f"A step takes {taken / 1e3:.4g} ms, {taken / level:.1f} times the usual "
+            f"{level / 1e3:.4g} ms, for {steps} steps or more."
+        ),
     )
-    if not slow:
-        return memory, UNJUDGED if slow is None else CLEAN
-    level = math.exp(usual.level)
-    sentence = (
-        f"A step takes {event.duration_us / 1e3:.4g} ms, {event.duration_us / level:.1f} times the "
-        f"usual {level / 1e3:.4g} ms, for {thresholds.slow_steps} steps or more."
-    )
-    value = float(event.duration_us)
-    return memory, (Judgement("WARNING", value, level, sentence, memory.event_ids[:-1]),)
 
 
 class Voice(NamedTuple):
@@ -68,9 +61,11 @@ def _heard(
     gap = event.occurred_at - memory.last_us if memory.last_us >= 0 else 0
     # the time that a run was paused or away says nothing of its pace
     longest = memory.longest_us if isinstance(event, RunResumed) else max(memory.longest_us, gap)
-    speaks = not isinstance(event, RunPaused | RunCompleted | RunFailed)
+    # the last telemetry of a run may be read after its pause or end, which is on another topic
+    late = event.occurred_at < memory.last_us
+    speaks = memory.speaks if late else not isinstance(event, RunPaused | RunCompleted | RunFailed)
     last = max(memory.last_us, event.occurred_at)
-    return Voice(last, longest, speaks, event.event_id), CLEAN
+    return Voice(last, longest, speaks, memory.event_id if late else event.event_id), CLEAN
 
 
 def _silent(memory: Voice, now_us: int, thresholds: Thresholds) -> Sequence[Judgement]:

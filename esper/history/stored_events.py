@@ -5,7 +5,9 @@ event, so they come back as they were.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
@@ -80,10 +82,23 @@ def _form(record: type[Event]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return fields, inner
 
 
+@dataclass(frozen=True, slots=True)
+class RunEvents:
+    """What the history has of a run.
+
+    Attributes:
+        events: Each once, in the order in which they occurred.
+        cut: Names of the records of which it may have more, older ones.
+    """
+
+    events: list[Event]
+    cut: tuple[str, ...]
+
+
 def events_of(
     history: QuerySource, records: Sequence[type[Event]], runs: Sequence[str], *, most: int
-) -> dict[str, list[Event]]:
-    """What the history has of some runs, each event once, in the order in which they occurred.
+) -> dict[str, RunEvents]:
+    """What the history has of some runs.
 
     Of each record the `most` latest of a run. Raises as `stored` does.
     """
@@ -94,12 +109,15 @@ def events_of(
     )
     # of an event that was sent again, the first copy: a resumed run re-executes steps
     firsts: dict[str, dict[str, Event]] = {run: {} for run in runs}
+    cut: dict[str, tuple[str, ...]] = dict.fromkeys(runs, ())
     for record in records:
         rows = list(stored(history, record, rest, {"param_runs": f"[{names}]"}))
         for _, event in reversed(rows):
             firsts[event.run_id].setdefault(event.event_id, event)
+        read = Counter(event.run_id for _, event in rows)
+        cut |= {run: (*cut[run], record.NAME) for run, count in read.items() if count >= most}
     return {
-        run: sorted(events.values(), key=lambda event: event.occurred_at)
+        run: RunEvents(sorted(events.values(), key=lambda event: event.occurred_at), cut[run])
         for run, events in firsts.items()
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +39,7 @@ class Examined:
         limited: How many more were not raised, because of the limit an hour.
         trend: Slope of the held-out loss, nats an epoch; None before the third epoch.
         changes: Epochs from which on the held-out loss follows another line.
+        cut: Kinds of events of which only the latest were read, because there are too many.
     """
 
     run: dict[str, Any]
@@ -46,6 +47,7 @@ class Examined:
     limited: int
     trend: Slope | None
     changes: list[int]
+    cut: tuple[str, ...] = ()
 
 
 def register(app: typer.Typer) -> None:
@@ -101,7 +103,11 @@ def examined(
     from esper.history.stored_events import events_of  # noqa: PLC0415 - as above
 
     events = events_of(history, READ, [run["run_id"] for run in runs], most=most)
-    return [_examined(run, events[run["run_id"]], now_us) for run in runs]
+    return [
+        replace(_examined(run, found.events, now_us), cut=found.cut)
+        for run in runs
+        for found in (events[run["run_id"]],)
+    ]
 
 
 def _examined(run: dict[str, Any], events: Sequence[Event], now_us: int) -> Examined:
@@ -148,6 +154,8 @@ def _show(one: Examined) -> None:
     print(printable(f"Run {run['run_id']} ({run['recipe']}, {run['state']}): {_summary(one)}"))
     if one.alerts:
         show_table(list(_SHOWN), [_row(alert, run["state"]) for alert in one.alerts])
+    if one.cut:
+        print(f"Only the latest {_MOST:,} of these events were read: {', '.join(one.cut)}.")
     if one.trend is not None:
         print(_trend(one.trend, one.changes))
 
@@ -197,4 +205,10 @@ def _told(one: Examined) -> dict[str, Any]:
         subject = fields.pop("subject")
         alerts.append({**subject, "open": alert.resolved_us is None, **fields})
     trend = None if one.trend is None else {**asdict(one.trend), "changes": one.changes}
-    return {**one.run, "alerts": alerts, "limited": one.limited, "held_out_loss": trend}
+    return {
+        **one.run,
+        "alerts": alerts,
+        "limited": one.limited,
+        "latest_only": list(one.cut),
+        "held_out_loss": trend,
+    }

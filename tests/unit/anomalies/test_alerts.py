@@ -100,6 +100,7 @@ def test_a_limited_alert_that_lasts_is_raised_when_the_hour_is_over() -> None:
         (Silence(100, run="run-?"), True),
         (Silence(100, detector="plateau"), False),
         (Silence(100, run="other"), False),
+        (Silence(100, layer="a*"), False),
         (Silence(5), False),
     ],
 )

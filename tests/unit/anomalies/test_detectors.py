@@ -209,6 +209,11 @@ def test_silence_is_no_fault_of_a_run_that_paused_or_ended() -> None:
     assert anomaly.sentence == "The run has said nothing for 30 minutes and has not ended."
     (cleared,) = found([made(RunResumed, 2, later + 31 * MINUTE_US, epoch=0, step=0)], observer)
     assert isinstance(cleared, Cleared)
+    # telemetry of before a pause, read after it: topics have no order among them
+    observer = Observer()
+    paused = made(RunPaused, 1, BEGAN_US + MINUTE_US, epoch=0, step=0)
+    found([began, paused, step(1)], observer)
+    assert observer.at(later) == []
     slow = made(EpochEnded, 0, later, epoch=0, step=9, validation_loss=1.0)
     observer = Observer()
     found([began, slow], observer)

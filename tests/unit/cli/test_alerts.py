@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from esper.cli.views.alerts import _examined, _show, _told, open_of
@@ -31,6 +33,17 @@ def test_a_clean_run_has_a_trend_and_no_alerts(capsys: pytest.CaptureFixture[str
     assert (first, bends) == ("Run planted (digits, FINISHED): no alerts.", [])
     assert second.startswith("Held-out loss falls: -")
     assert "95 % between -" in second
+
+
+def test_a_run_of_which_only_the_end_was_read_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a line, and in the JSON."""
+    events = with_faults()
+    one = replace(_examined(RUN, events, events[-1].occurred_at), cut=("TrainingStep",))
+    _show(one)
+    assert "Only the latest 100,000 of these events were read: TrainingStep." in (
+        capsys.readouterr().out.splitlines()
+    )
+    assert _told(one)["latest_only"] == ["TrainingStep"]
 
 
 def test_faults_are_told_in_order_with_place_and_sentence(

@@ -36,8 +36,9 @@ def test_events_of_runs_come_back_whole_once_and_in_order(engine: Engine, bus: N
         until(lambda: caught_up(sink, bus))
     history = FolderSource(engine)
     found = events_of(history, READ, ["kept", "nobody", "else's"], most=100)
-    assert (found["nobody"], found["else's"]) == ([], [])
-    kept = found["kept"]
+    assert (found["nobody"].events, found["else's"].events) == ([], [])
+    assert found["kept"].cut == ()
+    kept = found["kept"].events
     assert [type(event) for event in kept[: len(READ)]] == list(READ)
     for event, (_, datum) in zip(kept, data, strict=False):
         if event.occurred_at < 2_000:
@@ -46,4 +47,5 @@ def test_events_of_runs_come_back_whole_once_and_in_order(engine: Engine, bus: N
     assert [event.to_avro()["step"] for event in last] == [4, 3, 2, 1, 0]
     assert math.isnan(last[2].to_avro()["loss"])
     few = events_of(history, [BY_NAME["TrainingStep"]], ["kept"], most=2)["kept"]
-    assert [event.occurred_at for event in few] == [9_000, 20_000]
+    assert [event.occurred_at for event in few.events] == [9_000, 20_000]
+    assert few.cut == ("TrainingStep",)
