@@ -57,6 +57,24 @@ _VERDICT = {
     "symbols": ["FOSSILIZED", "CULLED", "RESET"],
 }
 
+AlertSeverity = Literal["WARNING", "CRITICAL"]
+"""How bad a condition is."""
+
+_ALERTSEVERITY = {
+    "type": "enum",
+    "name": "AlertSeverity",
+    "symbols": ["WARNING", "CRITICAL"],
+}
+
+AlertEnd = Literal["CLEARED", "RUN_ENDED", "FORGOTTEN"]
+"""Why an alert is over."""
+
+_ALERTEND = {
+    "type": "enum",
+    "name": "AlertEnd",
+    "symbols": ["CLEARED", "RUN_ENDED", "FORGOTTEN"],
+}
+
 Tap = Literal["LAYER_INPUT", "HOST_CHUNK"]
 """What a kernel reads: the layer's input or the host's own chunk of output."""
 
@@ -1053,6 +1071,422 @@ class AdaptationRejected(JournalEvent):
         write_data(out, self.signer, "string", NAMED, "signer", OPTIONS)
         write_data(out, self.previous, "string", NAMED, "previous", OPTIONS)
         write_data(out, self.signature, "string", NAMED, "signature", OPTIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertRaised(Event):
+    """An alert that people should hear of. It comes again with the same alert_id where the condition becomes worse.
+
+    Attributes:
+        alert_id: The alert: the same in all events about it, made from the hash of run, detector, layer, seed and time of the first anomaly.
+        detector: Which condition: a detector of esper.anomalies, or consumer_lag or disk_space of the stack itself.
+        layer: Layer that it is about; empty where none is meant.
+        seed: Seed of that layer, by its index; -1 where none is meant.
+        severity: The worst that it has been.
+        epoch: Epochs completed then; -1 where unknown.
+        step: Optimizer steps completed then; -1 where unknown.
+        raised_at: Time of its first anomaly, microseconds since 1970-01-01 UTC.
+        count: Anomalies that it stands for so far.
+        value: What was measured; NaN or infinite where that was.
+        expected: What is usual, or the limit.
+        sentence: What happened, for people.
+        evidence: Ids of the first events that caused it, the oldest first.
+    """
+
+    NAME: ClassVar[str] = "AlertRaised"
+    TOPIC: ClassVar[str] = "observability.alerts"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 261078990
+    MAX_BYTES: ClassVar[int] = 65536
+
+    alert_id: str
+    detector: str
+    layer: str
+    seed: int
+    severity: AlertSeverity
+    epoch: int
+    step: int
+    raised_at: int
+    count: int
+    value: float
+    expected: float
+    sentence: str
+    evidence: tuple[str, ...] = ()
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("detector", most=200),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=-1, maximum=2147483647),
+        Bound("epoch", minimum=-1, maximum=2147483647),
+        Bound("step", minimum=-1, maximum=9007199254740991),
+        Bound("raised_at", minimum=0, maximum=9007199254740991),
+        Bound("count", minimum=1, maximum=9007199254740991),
+        Bound("sentence", most=8192),
+        Bound("evidence", most=16),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | (self.step + 1) | self.raised_at) >> 53
+            or ((self.seed + 1) | (self.epoch + 1)) >> 31
+            or len(self.detector) > 200
+            or len(self.layer) > 4096
+            or len(self.sentence) > 8192
+            or len(self.evidence) > 16
+            or self.run_id not in NAMES
+            or not 1 <= self.count <= 9007199254740991
+        )
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum, which it takes over."""
+        datum["evidence"] = tuple(datum["evidence"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
+        datum = {
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
+            "alert_id": read_utf8(stream),
+            "detector": (detector := read_utf8(stream)),
+            "layer": (layer := read_utf8(stream)),
+            "seed": (seed := read_long(stream)),
+            "severity": read_enum(stream, _ALERTSEVERITY, None),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "raised_at": (raised_at := read_long(stream)),
+            "count": (count := read_long(stream)),
+            "value": read_double(stream),
+            "expected": read_double(stream),
+            "sentence": (sentence := read_utf8(stream)),
+            "evidence": (
+                evidence := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+        }
+        if (
+            (occurred_at | (step + 1) | raised_at) >> 53
+            or ((seed + 1) | (epoch + 1)) >> 31
+            or len(detector) > 200
+            or len(layer) > 4096
+            or len(sentence) > 8192
+            or len(evidence) > 16
+            or run_id not in NAMES
+            or not 1 <= count <= 9007199254740991
+        ):
+            require("AlertRaised", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.alert_id, "string", NAMED, "alert_id", OPTIONS)
+        write_data(out, self.detector, "string", NAMED, "detector", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.severity, _ALERTSEVERITY, NAMED, "severity", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.raised_at, "long", NAMED, "raised_at", OPTIONS)
+        write_data(out, self.count, "long", NAMED, "count", OPTIONS)
+        write_data(out, self.value, "double", NAMED, "value", OPTIONS)
+        write_data(out, self.expected, "double", NAMED, "expected", OPTIONS)
+        write_data(out, self.sentence, "string", NAMED, "sentence", OPTIONS)
+        write_data(
+            out, self.evidence, {"type": "array", "items": "string"}, NAMED, "evidence", OPTIONS
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertResolved(Event):
+    """An alert that was raised is over.
+
+    Attributes:
+        alert_id: The alert: the same in all events about it, made from the hash of run, detector, layer, seed and time of the first anomaly.
+        detector: Which condition: a detector of esper.anomalies, or consumer_lag or disk_space of the stack itself.
+        layer: Layer that it is about; empty where none is meant.
+        seed: Seed of that layer, by its index; -1 where none is meant.
+        severity: The worst that it was.
+        epoch: Epochs completed then; -1 where unknown.
+        step: Optimizer steps completed then; -1 where unknown.
+        raised_at: Time of its first anomaly, microseconds since 1970-01-01 UTC.
+        resolved_at: When it was over, by the event that showed it, microseconds since 1970-01-01 UTC.
+        held_us: How long it held, microseconds.
+        why: CLEARED: the condition no longer holds; RUN_ENDED: the run is over; FORGOTTEN: Nissa keeps no more runs than so many, and heard nothing of this one for longest.
+        count: Anomalies that it stands for so far.
+        sentence: What happened, for people.
+        evidence: Ids of the first events that caused it, the oldest first.
+    """
+
+    NAME: ClassVar[str] = "AlertResolved"
+    TOPIC: ClassVar[str] = "observability.alerts"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 818250904
+    MAX_BYTES: ClassVar[int] = 65536
+
+    alert_id: str
+    detector: str
+    layer: str
+    seed: int
+    severity: AlertSeverity
+    epoch: int
+    step: int
+    raised_at: int
+    resolved_at: int
+    held_us: int
+    why: AlertEnd
+    count: int
+    sentence: str
+    evidence: tuple[str, ...] = ()
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("detector", most=200),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=-1, maximum=2147483647),
+        Bound("epoch", minimum=-1, maximum=2147483647),
+        Bound("step", minimum=-1, maximum=9007199254740991),
+        Bound("raised_at", minimum=0, maximum=9007199254740991),
+        Bound("resolved_at", minimum=0, maximum=9007199254740991),
+        Bound("held_us", minimum=0, maximum=9007199254740991),
+        Bound("count", minimum=1, maximum=9007199254740991),
+        Bound("sentence", most=8192),
+        Bound("evidence", most=16),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | (self.step + 1) | self.raised_at | self.resolved_at | self.held_us)
+            >> 53
+            or ((self.seed + 1) | (self.epoch + 1)) >> 31
+            or len(self.detector) > 200
+            or len(self.layer) > 4096
+            or len(self.sentence) > 8192
+            or len(self.evidence) > 16
+            or self.run_id not in NAMES
+            or not 1 <= self.count <= 9007199254740991
+        )
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum, which it takes over."""
+        datum["evidence"] = tuple(datum["evidence"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
+        datum = {
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
+            "alert_id": read_utf8(stream),
+            "detector": (detector := read_utf8(stream)),
+            "layer": (layer := read_utf8(stream)),
+            "seed": (seed := read_long(stream)),
+            "severity": read_enum(stream, _ALERTSEVERITY, None),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "raised_at": (raised_at := read_long(stream)),
+            "resolved_at": (resolved_at := read_long(stream)),
+            "held_us": (held_us := read_long(stream)),
+            "why": read_enum(stream, _ALERTEND, None),
+            "count": (count := read_long(stream)),
+            "sentence": (sentence := read_utf8(stream)),
+            "evidence": (
+                evidence := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+        }
+        if (
+            (occurred_at | (step + 1) | raised_at | resolved_at | held_us) >> 53
+            or ((seed + 1) | (epoch + 1)) >> 31
+            or len(detector) > 200
+            or len(layer) > 4096
+            or len(sentence) > 8192
+            or len(evidence) > 16
+            or run_id not in NAMES
+            or not 1 <= count <= 9007199254740991
+        ):
+            require("AlertResolved", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.alert_id, "string", NAMED, "alert_id", OPTIONS)
+        write_data(out, self.detector, "string", NAMED, "detector", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.severity, _ALERTSEVERITY, NAMED, "severity", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.raised_at, "long", NAMED, "raised_at", OPTIONS)
+        write_data(out, self.resolved_at, "long", NAMED, "resolved_at", OPTIONS)
+        write_data(out, self.held_us, "long", NAMED, "held_us", OPTIONS)
+        write_data(out, self.why, _ALERTEND, NAMED, "why", OPTIONS)
+        write_data(out, self.count, "long", NAMED, "count", OPTIONS)
+        write_data(out, self.sentence, "string", NAMED, "sentence", OPTIONS)
+        write_data(
+            out, self.evidence, {"type": "array", "items": "string"}, NAMED, "evidence", OPTIONS
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnomalyDetected(Event):
+    """A condition began to hold or became worse, as a detector of Nissa found; also where a silence or the limit of an hour withholds the alert.
+
+    Attributes:
+        detector: Which condition: a detector of esper.anomalies, or consumer_lag or disk_space of the stack itself.
+        layer: Layer that it is about; empty where none is meant.
+        seed: Seed of that layer, by its index; -1 where none is meant.
+        severity: How bad it is: CRITICAL means that the run is lost unless somebody acts.
+        epoch: Epochs completed then; -1 where unknown.
+        step: Optimizer steps completed then; -1 where unknown.
+        detected_at: Time of the event that showed it, or when nothing had come for too long, microseconds since 1970-01-01 UTC.
+        value: What was measured; NaN or infinite where that was.
+        expected: What is usual, or the limit.
+        sentence: What happened, for people.
+        evidence: Ids of the first events that caused it, the oldest first.
+    """
+
+    NAME: ClassVar[str] = "AnomalyDetected"
+    TOPIC: ClassVar[str] = "observability.alerts"
+    KEY: ClassVar[str] = "sender_id"
+    SCHEMA_ID: ClassVar[int] = 1283263205
+    MAX_BYTES: ClassVar[int] = 65536
+
+    detector: str
+    layer: str
+    seed: int
+    severity: AlertSeverity
+    epoch: int
+    step: int
+    detected_at: int
+    value: float
+    expected: float
+    sentence: str
+    evidence: tuple[str, ...] = ()
+
+    BOUNDS: ClassVar[tuple[Bound, ...]] = (
+        Bound("occurred_at", minimum=0, maximum=9007199254740991),
+        Bound("run_id", format="name"),
+        Bound("detector", most=200),
+        Bound("layer", most=4096),
+        Bound("seed", minimum=-1, maximum=2147483647),
+        Bound("epoch", minimum=-1, maximum=2147483647),
+        Bound("step", minimum=-1, maximum=9007199254740991),
+        Bound("detected_at", minimum=0, maximum=9007199254740991),
+        Bound("sentence", most=8192),
+        Bound("evidence", most=16),
+    )
+
+    def unsound(self) -> bool:
+        """Whether a field may be outside its bounds."""
+        return bool(
+            (self.occurred_at | (self.step + 1) | self.detected_at) >> 53
+            or ((self.seed + 1) | (self.epoch + 1)) >> 31
+            or len(self.detector) > 200
+            or len(self.layer) > 4096
+            or len(self.sentence) > 8192
+            or len(self.evidence) > 16
+            or self.run_id not in NAMES
+        )
+
+    @classmethod
+    def from_avro(cls, datum: dict[str, Any]) -> Self:
+        """The record of a datum, which it takes over."""
+        datum["evidence"] = tuple(datum["evidence"])
+        return super().from_avro(datum)
+
+    @classmethod
+    def read(cls, stream: BytesIO) -> Self:
+        """The record whose datum comes next in the stream; raises PoisonError where a field is outside its bounds."""
+        event_id, occurred_at = read_utf8(stream), read_long(stream)
+        run_id, sender_id, trace_id = read_sender(stream)
+        datum = {
+            "event_id": event_id,
+            "occurred_at": occurred_at,
+            "run_id": run_id,
+            "sender_id": sender_id,
+            "trace_id": trace_id,
+            "causation_id": None
+            if not (branch := read_long(stream))
+            else read_utf8(stream)
+            if branch == 1
+            else no_branch(branch),
+            "detector": (detector := read_utf8(stream)),
+            "layer": (layer := read_utf8(stream)),
+            "seed": (seed := read_long(stream)),
+            "severity": read_enum(stream, _ALERTSEVERITY, None),
+            "epoch": (epoch := read_long(stream)),
+            "step": (step := read_long(stream)),
+            "detected_at": (detected_at := read_long(stream)),
+            "value": read_double(stream),
+            "expected": read_double(stream),
+            "sentence": (sentence := read_utf8(stream)),
+            "evidence": (
+                evidence := tuple(read_array(stream, {"type": "array", "items": "string"}, NAMED))
+            ),
+        }
+        if (
+            (occurred_at | (step + 1) | detected_at) >> 53
+            or ((seed + 1) | (epoch + 1)) >> 31
+            or len(detector) > 200
+            or len(layer) > 4096
+            or len(sentence) > 8192
+            or len(evidence) > 16
+            or run_id not in NAMES
+        ):
+            require("AnomalyDetected", cls.BOUNDS, datum)
+        record = _new(cls)
+        _set(record, "__dict__", datum)
+        return record
+
+    def write(self, out: bytearray) -> None:
+        """Append the datum."""
+        write_envelope(out, self)
+        write_data(out, self.detector, "string", NAMED, "detector", OPTIONS)
+        write_data(out, self.layer, "string", NAMED, "layer", OPTIONS)
+        write_data(out, self.seed, "int", NAMED, "seed", OPTIONS)
+        write_data(out, self.severity, _ALERTSEVERITY, NAMED, "severity", OPTIONS)
+        write_data(out, self.epoch, "int", NAMED, "epoch", OPTIONS)
+        write_data(out, self.step, "long", NAMED, "step", OPTIONS)
+        write_data(out, self.detected_at, "long", NAMED, "detected_at", OPTIONS)
+        write_data(out, self.value, "double", NAMED, "value", OPTIONS)
+        write_data(out, self.expected, "double", NAMED, "expected", OPTIONS)
+        write_data(out, self.sentence, "string", NAMED, "sentence", OPTIONS)
+        write_data(
+            out, self.evidence, {"type": "array", "items": "string"}, NAMED, "evidence", OPTIONS
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -5580,6 +6014,9 @@ RECORDS: tuple[type[Event], ...] = (
     AdaptationApplied,
     AdaptationOutcome,
     AdaptationRejected,
+    AlertRaised,
+    AlertResolved,
+    AnomalyDetected,
     AuditRecorded,
     BlueprintFailed,
     BlueprintProposed,

@@ -110,6 +110,15 @@ TOPICS: dict[str, Topic] = {
         ("nissa", "history"),
         ("MetricRecorded",),
     ),
+    "observability.alerts": Topic(
+        "observability.alerts",
+        "sender_id",
+        4,
+        2592000000,
+        ("nissa",),
+        ("nissa", "history"),
+        ("AnomalyDetected", "AlertRaised", "AlertResolved"),
+    ),
     "control.kasmina.commands": Topic(
         "control.kasmina.commands",
         "run_id",

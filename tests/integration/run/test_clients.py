@@ -31,6 +31,7 @@ QUIET = {
     "control.kasmina.commands",
     "control.tolaria.commands",
     "dead.letters",
+    "observability.alerts",
     "telemetry.custom",
 }
 """Topics that an undisturbed run leaves empty."""
