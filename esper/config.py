@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -509,6 +510,89 @@ class ImportSettings(BaseModel):
     )
 
 
+AlertSeverity = Literal["WARNING", "CRITICAL"]
+
+
+def _is_web_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+class AlertSettings(BaseModel):
+    """Where Nissa sends alerts beside its log."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    log_severity: AlertSeverity = Field(
+        default="WARNING", description="WARNING or CRITICAL: the least that Nissa's log has"
+    )
+    webhook_url: str = Field(
+        default="", description="http or https URL that each alert is posted to as JSON"
+    )
+    webhook_secret_file: PathText = Field(
+        default="", description="the file of the secret that these posts are signed with"
+    )
+    webhook_severity: AlertSeverity = Field(
+        default="WARNING", description="WARNING or CRITICAL: the least that is posted"
+    )
+    alertmanager_url: str = Field(
+        default="", description="http or https URL of an Alertmanager of Prometheus"
+    )
+    alertmanager_severity: AlertSeverity = Field(
+        default="WARNING", description="WARNING or CRITICAL: the least that it is told"
+    )
+    mail_to: str = Field(
+        default="", description="addresses, with commas between, that get a mail for each alert"
+    )
+    mail_from: str = Field(default="", description="the address that these mails come from")
+    mail_severity: AlertSeverity = Field(
+        default="WARNING", description="WARNING or CRITICAL: the least that is mailed"
+    )
+    smtp_server: str = Field(default="", description="host or host:port of the mail server")
+    smtp_starttls: bool = Field(
+        default=False, description="whether the connection to it is encrypted by STARTTLS"
+    )
+    smtp_user: str = Field(default="", description="the user that it asks for; empty for none")
+    smtp_password_file: PathText = Field(default="", description="the file of that user's password")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Refuse what no alert could be sent by."""
+        for name in ("webhook_url", "alertmanager_url"):
+            url = getattr(self, name)
+            if url and not _is_web_address(url):
+                # without the URL: there may be a secret in it
+                raise ValueError(
+                    f"ESPER_ALERTS__{name.upper()} is no address; it begins with http:// or "
+                    "https:// and a host"
+                )
+        together = (
+            ("webhook_url", "webhook_secret_file"),
+            ("webhook_secret_file", "webhook_url"),
+            ("mail_to", "smtp_server"),
+            ("mail_to", "mail_from"),
+            ("mail_from", "mail_to"),
+            ("smtp_server", "mail_to"),
+            ("smtp_user", "smtp_password_file"),
+            ("smtp_user", "smtp_starttls"),
+            ("smtp_password_file", "smtp_user"),
+        )
+        for one, other in together:
+            if getattr(self, one) and not getattr(self, other):
+                raise ValueError(
+                    f"ESPER_ALERTS__{one.upper()} needs ESPER_ALERTS__{other.upper()} too"
+                )
+        port = self.smtp_server.partition(":")[2]
+        if ":" in self.smtp_server and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(
+                "ESPER_ALERTS__SMTP_SERVER is no host:port; write it as mail.example.org:587"
+            )
+        return self
+
+
 class ServiceSettings(BaseModel):
     """How every part serves HTTP: its keys, its certificate, and what one caller may ask of it."""
 
@@ -608,6 +692,7 @@ class Settings(BaseSettings):
     service: ServiceSettings = ServiceSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     imports: ImportSettings = ImportSettings()
+    alerts: AlertSettings = AlertSettings()
 
     @classmethod
     def load(cls, *, guest: bool = False) -> Self:

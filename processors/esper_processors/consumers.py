@@ -43,6 +43,15 @@ Act = Callable[[], Awaitable[None]]
 T = TypeVar("T")
 
 
+async def at_once(act: Act) -> None:
+    """Acknowledge a message as soon as it was taken."""
+    await act()
+
+
+async def _acknowledged(stream: Any, event: EventT[Any]) -> None:
+    await stream.ack(event)
+
+
 def retriable(error: BaseException) -> bool:
     """Whether an error says nothing of the message: a broker or a disk is away."""
     if isinstance(error, KafkaError):
@@ -101,11 +110,19 @@ class Consumers:
         self._frames: FrameCodec = getattr(app, "frames", SAME)
 
     def agent(
-        self, name: str, topics: Iterable[str], apply: Callable[[Event, Received], Awaitable[None]]
+        self,
+        name: str,
+        topics: Iterable[str],
+        apply: Callable[[Event, Received], Awaitable[None]],
+        *,
+        acknowledge: Callable[[Act], Awaitable[None]] = at_once,
     ) -> None:
         """Have `apply` called with each event of these topics, one after the other.
 
         It leaves its state as it was when it raises.
+
+        `acknowledge` is given what acknowledges a message that was taken, and calls it once what
+        the message changed is safe; until then Kafka delivers it again after a kill.
         """
 
         async def consume(stream: StreamT[bytes]) -> None:
@@ -116,7 +133,7 @@ class Consumers:
                 raw = received_of(event)
                 # raises on no message: an exception that leaves this loop kills Faust's agent
                 if await self.take(raw, partial(self._apply, apply, raw)):
-                    await unacknowledged.ack(event)
+                    await acknowledge(partial(_acknowledged, unacknowledged, event))
 
         self._app.agent(streams.raw_topic(self._app, *topics), name=name, concurrency=1)(consume)
 

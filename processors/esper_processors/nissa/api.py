@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from esper.errors import UsageError
 from esper.service import ProblemError, requires
 from esper_processors.nissa import custom
+from esper_processors.nissa.alerting.desk import AlertDesk
+from esper_processors.nissa.alerting.http import add_alert_routes
 from esper_processors.nissa.attempts import Attempt, page
 from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.custom import Definition, Kind, Labels, Sample
@@ -76,6 +78,7 @@ class Nissa:
     attempts: Callable[[str], list[Attempt]]
     declare: Callable[[Definition], Awaitable[None]]
     record: Callable[[Sequence[Sample]], Awaitable[None]]
+    alerting: AlertDesk
 
 
 def add_routes(app: FastAPI, nissa: Nissa) -> None:
@@ -83,6 +86,8 @@ def add_routes(app: FastAPI, nissa: Nissa) -> None:
     accepted: defaultdict[str, set[Labels]] = defaultdict(
         set
     )  # what was taken and may not have been read yet
+
+    add_alert_routes(app, nissa.alerting)
 
     @app.get("/metrics", dependencies=[requires("viewer")], response_class=Response)
     async def metrics() -> Response:

@@ -15,14 +15,17 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.events import TOPICS, Event, Origin, encode
 from esper.events.records import MetricLabel, MetricRecorded
+from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
 from esper.service.transport.signing import Keyring
 from esper_processors import consumers as consuming
 from esper_processors import streams
+from esper_processors.cluster import Follower
 from esper_processors.consumers import Consumers, checked_table
+from esper_processors.nissa.alerting.desk import AlertDesk
 from esper_processors.nissa.collectors import Collectors, installed
 from esper_processors.nissa.custom import Definition, Sample
-from esper_processors.nissa.declared import DeclaredMetrics
+from esper_processors.nissa.declared import DEFINITIONS, DeclaredMetrics
 from esper_processors.nissa.live import Live
 from esper_processors.nissa.page.broadcast import Broadcast
 from esper_processors.nissa.resources import default_samplers, sampled
@@ -72,12 +75,17 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     origin = Origin("", SENDER, "0" * 32, clock)
     samplers = default_samplers(SENDER)
     rows, live = RunRows(table), Live()
-    declared = DeclaredMetrics(
-        app, settings, collectors, part=SENDER, clock=clock, take=consumers.take
-    )
+    declared = DeclaredMetrics(app, collectors)
     read: dict[tuple[str, int], int] = {}
     began = clock.monotonic()
     broadcast = Broadcast(clock)
+    alerting = AlertDesk(
+        app,
+        settings,
+        clock,
+        reading=lambda: {place: (end, at) for place, end, at in _reading(app, read)},
+        caught_up=lambda *topics: follower.caught_up(*topics),  # noqa: PLW0108  # made below
+    )
 
     async def observe(event: Event, received: Received) -> None:
         view, changed = rows.take(received.topic, event, received.partition)
@@ -92,8 +100,9 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             # before Faust can commit the event's offset; a backlog, which comes again whole, does
             # not wait
             await table.acknowledged()
+        await alerting.take(event, received)
 
-    consumers.agent("observe", _TOPICS, observe)
+    consumers.agent("observe", _TOPICS, observe, acknowledge=alerting.acknowledge)
 
     def scene() -> Scene:
         return Scene(
@@ -106,6 +115,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             declared.by_name,
             rows.series(),
             dict(consumers.refusals.counts),
+            alerting.open_by_severity(),
+            alerting.dispatcher.figures,
         )
 
     async def sample() -> None:
@@ -119,6 +130,14 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             _log.warning("Samples of resources cannot be sent: %s", error)
 
     app.timer(SAMPLE_S)(sample)
+    follower = Follower(
+        declared.followed(),
+        *alerting.followed(),
+        access=Access.of(settings, SENDER),
+        clock=clock,
+        take=consumers.take,
+    )
+    app.service(follower)  # type: ignore[arg-type]  # Faust takes instances too
 
     async def record(samples: Sequence[Sample]) -> None:
         events = _recorded(samples, declared.by_name, origin)
@@ -129,7 +148,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         from esper_processors.nissa.page import routes as paged  # noqa: PLC0415  # the same
 
         page = paged.page_of(
-            settings, clock, broadcast, state=lambda: standing(scene()), alerts=lambda _: []
+            settings, clock, broadcast, state=lambda: standing(scene()), alerts=alerting.alerts_of
         )
         nissa = Nissa(
             scene=scene,
@@ -137,6 +156,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             attempts=rows.attempts,
             declare=declared.declare,
             record=record,
+            alerting=alerting,
         )
 
         def add_all(api: FastAPI) -> None:
@@ -151,7 +171,8 @@ def build(settings: Settings, clock: Clock) -> faust.App:
             clock=clock,
             ready=lambda: {
                 **streams.readiness(app),
-                "definitions": declared.caught_up(),
+                "definitions": follower.caught_up(DEFINITIONS),
+                "alerts": alerting.ready(),
                 "progress": consumers.well(),
             },
             details=consumers.details,
@@ -187,7 +208,16 @@ def _recorded(
 
 def _lags(app: faust.App, read: dict[tuple[str, int], int]) -> Iterator[int]:
     """Offsets that are still to be read, of each partition from which something was read."""
+    for _, end, at in _reading(app, read):
+        yield max(end - at, 0)
+
+
+def _reading(
+    app: faust.App, read: dict[tuple[str, int], int]
+) -> Iterator[tuple[tuple[str, int], int, int]]:
+    """Each partition from which something was read: where it ends, and how far it was read."""
     for tp in app.consumer.assignment():
-        end, at = app.consumer.highwater(tp), read.get((tp.topic, tp.partition))
+        place = (tp.topic, tp.partition)
+        end, at = app.consumer.highwater(tp), read.get(place)
         if end is not None and at is not None:
-            yield max(end - at, 0)
+            yield place, end, at

@@ -6,11 +6,8 @@ from typing import Final
 
 import faust
 
-from esper.clock import Clock
-from esper.config import Settings
-from esper.oona.bus.access import Access
 from esper.oona.bus.port import Received
-from esper_processors.cluster import Followed, Follower, Take
+from esper_processors.cluster import Followed
 from esper_processors.nissa import custom
 from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.custom import Definition
@@ -20,22 +17,9 @@ DEFINITIONS: Final = "esper-nissa-definitions"
 
 
 class DeclaredMetrics:
-    """What is declared, and the way to declare more.
+    """What is declared, and the way to declare more."""
 
-    `part` is whose credentials the topic is read with, `take` what reads a message and dead-letters
-    one that nobody can read.
-    """
-
-    def __init__(
-        self,
-        app: faust.App,
-        settings: Settings,
-        collectors: Collectors,
-        *,
-        part: str,
-        clock: Clock,
-        take: Take,
-    ) -> None:
+    def __init__(self, app: faust.App, collectors: Collectors) -> None:
         self.by_name: dict[str, Definition] = {}
         self._collectors = collectors
         self._topic = app.topic(
@@ -48,17 +32,10 @@ class DeclaredMetrics:
             value_serializer="raw",
         )
         app.task(self._topic.maybe_declare)
-        self._follower = Follower(
-            Followed(DEFINITIONS, 0, self._learn),
-            access=Access.of(settings, part),
-            clock=clock,
-            take=take,
-        )
-        app.service(self._follower)  # type: ignore[arg-type]  # Faust takes instances too
 
-    def caught_up(self) -> bool:
-        """Whether all is known that was declared when the worker started."""
-        return self._follower.caught_up(DEFINITIONS)
+    def followed(self) -> Followed:
+        """What has to be read whole before all is known."""
+        return Followed(DEFINITIONS, 0, self._learn)
 
     async def declare(self, definition: Definition) -> None:
         """Declare a metric; returns once the topic has it."""

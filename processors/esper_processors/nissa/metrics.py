@@ -361,6 +361,27 @@ def _processes(scene: Scene, _memory: None) -> Iterator[Family]:
     )
 
 
+def _alerts(scene: Scene, _memory: None) -> Iterator[Family]:
+    yield _gauge(
+        "esper_alerts_open",
+        "Alerts that hold and are not withheld",
+        ["severity"],
+        (([severity.lower()], count) for severity, count in sorted(scene.alerts_open.items())),
+    )
+    figures = scene.deliveries
+    for name, text, counts in (
+        ("deliveries", "Alerts that a route took", figures.delivered),
+        ("failures", "Alerts that a route did not take", figures.failures),
+        ("drops", "Alerts that were lost because too many waited for a route", figures.dropped),
+    ):
+        family = CounterMetricFamily(
+            f"esper_alert_route_{name}", f"{text}, since Nissa started", labels=["route"]
+        )
+        for route, count in sorted(counts.items()):
+            family.add_metric([route], count)
+        yield family
+
+
 OWN: Final = (
     Collector("training", _training),
     Collector("seeds", _seeds),
@@ -370,5 +391,6 @@ OWN: Final = (
     Collector("caches", _caches),
     Collector("processes", _processes),
     Collector("custom", _custom),
+    Collector("alerts", _alerts),
 )
 """Esper's own collectors, in the order of the page."""

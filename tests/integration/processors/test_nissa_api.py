@@ -40,6 +40,7 @@ DEFINITION: dict[str, Any] = {
 SAMPLE: dict[str, Any] = {
     "samples": [{"name": "queue_depth", "value": 4, "labels": {"queue": "a"}}]
 }
+SILENCE: dict[str, Any] = {"until": "2999-01-01T00:00:00Z", "reason": "a test"}
 TABLE = (
     Row("GET", "/health", None),
     Row("GET", "/openapi.json", "viewer"),
@@ -49,6 +50,10 @@ TABLE = (
     Row("GET", "/api/v1/metrics/definitions", "viewer"),
     Row("POST", "/api/v1/metrics/definitions", "operator", body=DEFINITION),
     Row("POST", "/api/v1/metrics", "operator", body=SAMPLE),
+    Row("GET", "/api/v1/alerts", "viewer"),
+    Row("GET", "/api/v1/alerts/silences", "viewer"),
+    Row("POST", "/api/v1/alerts/silences", "operator", body=SILENCE),
+    Row("DELETE", "/api/v1/alerts/silences/{silence_id}", "operator", "/api/v1/alerts/silences/x"),
 )
 
 
@@ -60,7 +65,12 @@ def test_every_route_has_its_row(tmp_path_factory: pytest.TempPathFactory) -> No
     )
     nothing: Any = None
     asks = Nissa(
-        scene=nothing, collectors=nothing, attempts=nothing, declare=nothing, record=nothing
+        scene=nothing,
+        collectors=nothing,
+        attempts=nothing,
+        declare=nothing,
+        record=nothing,
+        alerting=nothing,
     )
     add_routes(app, asks)
     assert_every_route_has_a_row(app, TABLE)

@@ -11,7 +11,7 @@ import signal
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,7 +46,13 @@ def free_port() -> int:
 class Worker:
     """One worker process; `start` and `kill` as often as wanted."""
 
-    def __init__(self, part: Part, bootstrap: str, home: Path) -> None:
+    def __init__(
+        self,
+        part: Part,
+        bootstrap: str,
+        home: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self.log = home / f"{part}.log"
         self._part = part
@@ -56,6 +62,7 @@ class Worker:
             "ESPER_HOME": str(home),
             "ESPER_KAFKA__BOOTSTRAP": bootstrap,
             f"ESPER_{part.upper()}__PORT": str(self.port),
+            **(environment or {}),
         }
         self._child: Command | None = None
 
@@ -156,9 +163,11 @@ def shared_home(factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def running(part: Part, bootstrap: str, home: Path) -> Iterator[Worker]:
-    """A worker that is ready, and ended afterwards."""
-    worker = Worker(part, bootstrap, home)
+def running(
+    part: Part, bootstrap: str, home: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Worker]:
+    """A worker that is ready, and ended afterwards; `environment` has settings of its own."""
+    worker = Worker(part, bootstrap, home, environment)
     worker.start()
     try:
         worker.wait_ready()
