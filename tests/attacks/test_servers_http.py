@@ -85,6 +85,7 @@ ROUTES: dict[str, Callable[[FastAPI, Settings], None]] = {
             attempts=NOTHING,
             declare=NOTHING,
             record=NOTHING,
+            alerting=NOTHING,
         ),
     ),
 }

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, SecretStr
 
-from esper.config import CheckpointSettings, KafkaSettings, Settings
+from esper.config import AlertSettings, CheckpointSettings, KafkaSettings, Settings
 from esper.stack.processes.parts import (
     as_environment,
     child_environment,
@@ -95,9 +95,26 @@ def changed(section: type[Section]) -> Section:
 SECTIONS: dict[str, Any] = {
     name: changed(type(field.default))
     for name, field in Settings.model_fields.items()
-    if isinstance(field.default, BaseModel) and name != "kafka"
+    if isinstance(field.default, BaseModel) and name not in ("kafka", "alerts")
 }
-FULL = Settings(home=Path("/somewhere/else"), parts="elsewhere", kafka=PASSWORD, **SECTIONS)
+ALERTS = AlertSettings(
+    log_severity="CRITICAL",
+    webhook_url="https://h/a?b=c d",
+    webhook_secret_file="/s 'a'",  # noqa: S106 -- a path
+    webhook_severity="CRITICAL",
+    alertmanager_url="http://h:9093",
+    alertmanager_severity="CRITICAL",
+    mail_to="a@h, b@h",
+    mail_from="Esper <e@h>",
+    mail_severity="CRITICAL",
+    smtp_server="h:587",
+    smtp_starttls=True,
+    smtp_user="u",
+    smtp_password_file="/p",  # noqa: S106 -- a path
+)
+FULL = Settings(
+    home=Path("/somewhere/else"), parts="elsewhere", kafka=PASSWORD, alerts=ALERTS, **SECTIONS
+)
 ALL = (FULL, *(FULL.model_copy(update={"kafka": kafka}) for kafka in (OAUTH, *FILES)))
 
 

@@ -17,9 +17,9 @@ import pytest
 from esper.events import Event
 from esper.events.records import AlertRaised, AlertResolved, AnomalyDetected, AuditRecorded
 from esper_processors.nissa.alerting.instants import text_of
-from tests.integration.processors.listeners import Listener, Posted, listening, taking_mail
 from tests.integration.processors.test_nissa import metrics, run_of
 from tests.integration.processors.workers import CLOCK, Line, Worker, running, shared_home, wait_for
+from tests.listeners import Listener, Posted, listening, taking_mail
 from tests.unit.nissa.journal import Run
 from tests.waiting import never
 
