@@ -36,7 +36,7 @@ ROUTED_WITHIN_US = 3_600_000_000
 """An alert is recorded, but sent nowhere, where what it is about is older: a backlog, or a run that
 died long ago, wakes nobody.
 """
-SEEN = 512
+SEEN = 256
 """Latest events of a run whose ids are kept: one that was sent twice counts once."""
 Place = tuple[str, int, int]
 """Topic, partition and offset of a message."""

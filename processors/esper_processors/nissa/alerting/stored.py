@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import json
+from array import array
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, get_type_hints
@@ -36,7 +37,8 @@ def encode(kept: Kept) -> bytes:
             "raised": _plain(book.raised_us),
             "limited": _plain(book.limited),
             "places": _plain(kept.places),
-            "seen": kept.seen,
+            # packed: as numbers they would be most of the row
+            "seen": base64.b64encode(array("Q", kept.seen).tobytes()).decode(),
             "ended": kept.ended,
             "newest_us": kept.newest_us,
             "routed": [_plain_dataclass(one) for one in kept.routed],
@@ -80,7 +82,7 @@ def decode(data: bytes) -> Kept:
         state,
         book,
         _as(dict[tuple[str, int], int], row["places"]),
-        _as(tuple[int, ...], row["seen"]),
+        tuple(array("Q", base64.b64decode(row["seen"]))),
         _as(bool, row["ended"]),
         _as(int, row["newest_us"]),
         frozenset(_as(Subject, one) for one in row["routed"]),
