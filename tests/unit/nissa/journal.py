@@ -17,6 +17,7 @@ from esper.events.records import (
     EpochReviewed,
     InstabilityDetected,
     KernelCompiled,
+    KernelFailed,
     LayerInventory,
     RestoredSeed,
     ReviewedCommand,
@@ -325,6 +326,18 @@ class Run:
             source_topic="",
             source_partition=-1,
             source_offset=-1,
+        )
+
+    def kernel_failed(self, times: int) -> KernelFailed:
+        """A kernel that failed so many times in a row."""
+        return KernelFailed(
+            **self._journal(f"failed/{times}"),
+            layer="0",
+            seed=1,
+            kernel_id="k",
+            phase="FORWARD",
+            error="no shape",
+            consecutive_errors=times,
         )
 
     def cache(self, *, memory: int, disk: int, store: int, misses: int) -> CacheSampled:

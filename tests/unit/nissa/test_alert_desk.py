@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,6 +121,18 @@ def in_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
     return called
 
 
+def disk(monkeypatch: pytest.MonkeyPatch, *, free: int) -> None:
+    """A disk of a TiB with so much free."""
+    usage = SimpleNamespace(free=free, total=1 << 40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+
+@pytest.fixture(autouse=True)
+def _room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever disk the tests run on."""
+    disk(monkeypatch, free=1 << 39)
+
+
 def troubled(run: Run) -> list[Event]:
     """A run whose loss becomes NaN."""
     return [run.started(), run.step(1, loss=1.0), run.step(2, loss=math.nan)]
@@ -228,25 +241,39 @@ async def test_a_low_disk_is_an_alert_of_the_stack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Raised, and over once there is room."""
-    free = 100 << 20
-
-    class Usage:
-        total = 1 << 40
-
-        @property
-        def free(self) -> int:
-            return free
-
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage())
+    disk(monkeypatch, free=100 << 20)
     one = Desk(tmp_path, ManualClock())
     await one.desk.look()
     (row,) = one.desk.alerts_of()
     assert (row["run_id"], row["detector"], row["severity"]) == ("", "disk_space", "CRITICAL")
     assert one.desk.open_by_severity()["CRITICAL"] == 1
-    free = 1 << 39
+    disk(monkeypatch, free=1 << 39)
     await one.desk.look()
     assert one.said() == [
         "AnomalyDetected",
         AlertRaised.NAME,
         AlertResolved.NAME,
     ]
+
+
+@in_a_loop
+async def test_a_silence_that_begins_later_withholds_what_becomes_worse(tmp_path: Path) -> None:
+    """And not that it is over; the silence leaves its topic once its time is up."""
+    clock = ManualClock()
+    one, run = Desk(tmp_path, clock), Run("r", clock)
+    heard: list[str] = []
+    one.desk.dispatcher.dispatch = lambda event: heard.append(  # type: ignore[method-assign]
+        f"{event.NAME} {event.severity}"
+    )
+    await one.give(run.started(), run.kernel_failed(1))
+    until_us = clock.now_us() + 1_000_000
+    rule = await one.desk.silence("me", "known", until_us, run="r", detector="*", layer="*")
+    await one.give(run.kernel_failed(5))
+    assert one.said()[-1] == "AlertRaised"
+    assert heard == ["AlertRaised WARNING"]
+    await one.give(run.completed(accuracy=0.1))
+    assert heard == ["AlertRaised WARNING", "AlertResolved CRITICAL"]
+    clock.advance(2)
+    await one.desk.look()
+    assert one.desk.silences() == []
+    assert (desk_module.SILENCES, rule.silence_id.encode(), None) in one.broker.log

@@ -20,13 +20,13 @@ from typing import Any, Final
 import faust
 from aiokafka.errors import KafkaError
 
-from esper.anomalies import READ, Alert, AlertRules
+from esper.anomalies import READ, AlertRules, Subject
 from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import Event, encode
 from esper.events import decode as decode_event
-from esper.events.records import AnomalyDetected
+from esper.events.records import AlertResolved, AnomalyDetected
 from esper.oona.bus.port import Received
 from esper_processors.cluster import Followed
 from esper_processors.consumers import fitting
@@ -223,6 +223,7 @@ class AlertDesk:
             found += conditions.lag(self._lags, now_us)
             self._run("").found(found, rules, now_us)
         self._forget_some(now_us)
+        await self._end_silences(now_us)
         # always written, so that this look proves that the broker is there: while it is away, no
         # run can be heard
         self._changed.add("")
@@ -232,7 +233,7 @@ class AlertDesk:
                 notices.raised(alert, self._clock)
                 for run in self._runs.values()
                 for alert in run.book.open
-                if alert.subject in run.routed and not self._is_silenced(alert, now_us)
+                if alert.subject in run.routed and not self._is_silenced(alert.subject, now_us)
             ]
         )
 
@@ -314,8 +315,8 @@ class AlertDesk:
     def _rules(self) -> AlertRules:
         return silences.rules_of(self._silences.values(), self._clock.now_us())
 
-    def _is_silenced(self, alert: Alert, now_us: int) -> bool:
-        return any(one.covers(alert.subject, now_us) for one in self._rules().silences)
+    def _is_silenced(self, subject: Subject, now_us: int) -> bool:
+        return any(one.covers(subject, now_us) for one in self._rules().silences)
 
     def _row(self, run_id: str) -> bytes | None:
         """What is kept of a run; None for one that is forgotten."""
@@ -345,9 +346,16 @@ class AlertDesk:
         run.sent(len(unsent))
         # the row that is kept says that they are unsent until it is written again
         self._changed.add(run_id)
+        now_us = self._clock.now_us()
         for one in unsent:
-            if one.routed and not isinstance(one.event, AnomalyDetected):
-                self.dispatcher.dispatch(one.event)
+            event = one.event
+            if not one.routed or isinstance(event, AnomalyDetected):
+                continue
+            # an alert that was raised before its silence began may become worse within it; that
+            # one is over is told to whoever was told of it
+            subject = Subject(event.detector, event.run_id, event.layer, event.seed)
+            if isinstance(event, AlertResolved) or not self._is_silenced(subject, now_us):
+                self.dispatcher.dispatch(event)
 
     async def _save_in_time(self) -> bool:
         """Save; False where that is left to the next time, since Faust would end the worker."""
@@ -357,6 +365,15 @@ class AlertDesk:
             _log.warning("What is known for alerts cannot be saved now: %s", error)
             return False
         return True
+
+    async def _end_silences(self, now_us: int) -> None:
+        """Take those that are over from their topic."""
+        for silence_id, rule in list(self._silences.items()):
+            if rule.until_us <= now_us:
+                try:
+                    await self.end_silence(silence_id)
+                except KafkaError as error:
+                    _log.warning("A silence that is over cannot be deleted now: %s", error)
 
     def _forget_some(self, now_us: int) -> None:
         """Forget runs beyond the number that is kept."""
