@@ -277,3 +277,31 @@ async def test_a_silence_that_begins_later_withholds_what_becomes_worse(tmp_path
     await one.desk.look()
     assert one.desk.silences() == []
     assert (desk_module.SILENCES, rule.silence_id.encode(), None) in one.broker.log
+
+
+@in_a_loop
+async def test_rows_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    """Whatever stands on Nissa's own topics: the follower makes dead letters of them, and what is
+    sound is known.
+    """
+    clock = ManualClock()
+    one = Desk(tmp_path, clock)
+    await one.give(Run("r", clock).started())
+    await one.desk.save()
+    ((_, _, row),) = one.broker.log
+    assert row is not None
+    other = Desk(tmp_path, clock)
+    apply = {followed.topic: followed.apply for followed in other.desk.followed()}
+    rows = [b"{}", b"nonsense", b"[" * 100_000, row.replace(b'"form":1', b'"form":2')]
+    rows += [row.replace(b'"memories"', b'"memory"'), row.replace(b'"seen":"', b'"seen":"%')]
+    for topic, key, value in [
+        *((STATE, b"r", value) for value in rows),
+        (STATE, b"another", row),
+        (desk_module.SILENCES, b"x", b"{}"),
+        (notices.TOPIC, b"nissa", b"nonsense"),
+    ]:
+        with pytest.raises(Exception):  # noqa: B017, PT011  # of any class: all of them are letters
+            apply[topic](Received(topic, 0, 0, key, value, (), 0))
+    apply[STATE](Received(STATE, 0, 1, b"r", row, (), 0))
+    assert other.desk.ready()
+    assert set(other.desk._runs) == {"r"}

@@ -295,7 +295,9 @@ class AlertDesk:
             return
         key = received.key or b""
         if received.value:
-            stored.decode(received.value)  # refused here, where it becomes a dead letter
+            # refused here, where it becomes a dead letter
+            if _key(stored.decode(received.value).run_id) != key:
+                raise PoisonError("A row of Nissa's alerts stands under the key of another run.")
             self._rows[key] = received.value
         else:
             self._rows.pop(key, None)
@@ -303,7 +305,10 @@ class AlertDesk:
     def _learn_silence(self, received: Received) -> None:
         silence_id = (received.key or b"").decode()
         if received.value:
-            self._silences[silence_id] = silences.decode(received.value)
+            rule = silences.decode(received.value)
+            if rule.silence_id != silence_id:
+                raise PoisonError("A silence stands under the key of another one.")
+            self._silences[silence_id] = rule
         else:
             self._silences.pop(silence_id, None)
 

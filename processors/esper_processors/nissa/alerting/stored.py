@@ -82,7 +82,7 @@ def decode(data: bytes) -> Kept:
         state,
         book,
         _as(dict[tuple[str, int], int], row["places"]),
-        tuple(array("Q", base64.b64decode(row["seen"]))),
+        tuple(array("Q", base64.b64decode(row["seen"], validate=True))),
         _as(bool, row["ended"]),
         _as(int, row["newest_us"]),
         frozenset(_as(Subject, one) for one in row["routed"]),
@@ -91,7 +91,7 @@ def decode(data: bytes) -> Kept:
 
 
 def _unsent(text: str, routed: Any) -> Unsent:
-    event = decode_event(base64.b64decode(text))
+    event = decode_event(base64.b64decode(text, validate=True))
     if not isinstance(event, AnomalyDetected | AlertRaised | AlertResolved):
         raise PoisonError(f"A row of Nissa's alerts holds a {event.NAME}, which is none.")
     return Unsent(event, _as(bool, routed))
