@@ -84,6 +84,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         settings,
         clock,
         reading=lambda: {place: (end, at) for place, end, at in _reading(app, read)},
+        said=lambda event: broadcast.take(event, None),
         caught_up=lambda *topics: follower.caught_up(*topics),  # noqa: PLW0108  # made below
     )
 
@@ -145,7 +146,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     def web() -> streams.Served:
         from esper_processors.nissa.api import Nissa, add_routes  # noqa: PLC0415  # FastAPI loads while the worker joins its group
-        from esper_processors.nissa.page import routes as paged  # noqa: PLC0415  # the same
+        from esper_processors.nissa.page import http as paged  # noqa: PLC0415  # the same
 
         page = paged.page_of(
             settings, clock, broadcast, state=lambda: standing(scene()), alerts=alerting.alerts_of

@@ -18,7 +18,7 @@ from esper.service import create_app
 from esper.service.checks import tokens
 from esper_processors.nissa.page import static_files
 from esper_processors.nissa.page.broadcast import Broadcast
-from esper_processors.nissa.page.routes import add_routes, customs, page_of
+from esper_processors.nissa.page.http import add_routes, customs, page_of
 from tests.integration.processors.workers import Line, Worker
 from tests.servicefixtures import (
     HOLDERS,

@@ -11,7 +11,7 @@ from esper.errors import UsageError
 from esper.events.schemas import BY_NAME, current
 from esper.history.confined.engine import Engine
 from esper.history.queries import FolderSource
-from esper_processors.nissa.page import stored
+from esper_processors.nissa.page import run_queries
 from tests.unit.history.conftest import NamedBus, example, message
 from tests.unit.history.test_sink import caught_up, send, sinking
 from tests.waiting import until
@@ -41,7 +41,7 @@ def epoch(run: str, number: int, **more: Any) -> tuple[str, dict[str, Any]]:
 
 def curves(history: FolderSource, *names: str, runs: tuple[str, ...], **asked: int) -> list[Any]:
     given = {"points": 1000, "first": 0, "last": LAST, **asked}
-    found = stored.curves_of(history, runs, names, **given)
+    found = run_queries.curves_of(history, runs, names, **given)
     return [(one["run_id"], one["name"], one["steps"], one["values"]) for one in found]
 
 
@@ -120,17 +120,17 @@ def test_a_run_is_told_whole_and_one_that_is_not_there_is_none(
         "config": '{"run": {"epochs": 3}, "a": 1}',
     }
     history = told(engine, bus, ("RunStarted", started), epoch("whole", 5))
-    found = stored.run_of(history, "whole")
+    found = run_queries.run_of(history, "whole")
     assert found is not None
     assert (found["run"]["run_id"], found["run"]["baseline"]) == ("whole", False)
     assert found["settings"] == {"run.epochs": 3, "a": 1}
     assert [one["name"] for one in found["layers"]] == [one["name"] for one in started["layers"]]
     assert found["run"]["started_at"].endswith("Z")
-    assert stored.run_of(history, "nobody") is None
-    (compared,) = stored.compared_of(history, ["nobody", "whole", "whole"])
+    assert run_queries.run_of(history, "nobody") is None
+    (compared,) = run_queries.compared_of(history, ["nobody", "whole", "whole"])
     assert (compared["run"], compared["settings"]) == (found["run"], found["settings"])
     assert set(compared["curves"]) >= {"training loss", "score"}
-    assert [one["run_id"] for one in stored.runs_of(history) if one["run_id"] == "whole"]
+    assert [one["run_id"] for one in run_queries.runs_of(history) if one["run_id"] == "whole"]
 
 
 def test_health_is_a_mean_over_a_layer_s_seeds_and_a_column(engine: Engine, bus: NamedBus) -> None:
@@ -149,7 +149,7 @@ def test_health_is_a_mean_over_a_layer_s_seeds_and_a_column(engine: Engine, bus:
         health(1, 0, 0.4),
         health(0, 99, 1.0),
     )
-    found = stored.health_of(history, "healthy", 4)
+    found = run_queries.health_of(history, "healthy", 4)
     assert found["steps"] == [0, 25, 50, 75]
     (row, *others) = found["health"]
     assert row == [pytest.approx(0.3), None, None, 1.0]
@@ -159,7 +159,7 @@ def test_health_is_a_mean_over_a_layer_s_seeds_and_a_column(engine: Engine, bus:
 @pytest.mark.parametrize("run", ["a'b", "x]", "", "a b", "é"])
 def test_what_is_no_run_s_id_is_refused(engine: Engine, run: str) -> None:
     with pytest.raises(UsageError, match="esper runs"):
-        stored.curves_of(FolderSource(engine), [run], ["score"], points=3, first=0, last=1)
+        run_queries.curves_of(FolderSource(engine), [run], ["score"], points=3, first=0, last=1)
 
 
 @pytest.mark.parametrize(
@@ -174,4 +174,4 @@ def test_what_is_no_run_s_id_is_refused(engine: Engine, run: str) -> None:
     ],
 )
 def test_settings_are_flat_whatever_they_are(text: str, expected: dict[str, Any]) -> None:
-    assert stored.flat(text) == expected
+    assert run_queries.flat(text) == expected

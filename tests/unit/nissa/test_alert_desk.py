@@ -262,8 +262,8 @@ async def test_a_silence_that_begins_later_withholds_what_becomes_worse(tmp_path
     clock = ManualClock()
     one, run = Desk(tmp_path, clock), Run("r", clock)
     heard: list[str] = []
-    one.desk.dispatcher.dispatch = lambda event: heard.append(  # type: ignore[method-assign]
-        f"{event.NAME} {event.severity}"
+    one.desk.dispatcher.dispatch = lambda notice: heard.append(  # type: ignore[method-assign]
+        f"{notice.NAME} {notice.severity}"
     )
     await one.give(run.started(), run.kernel_failed(1))
     until_us = clock.now_us() + 1_000_000

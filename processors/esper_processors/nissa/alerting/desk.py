@@ -86,7 +86,7 @@ class AlertDesk:
     There is one Nissa in an installation; a second would say everything twice.
 
     `reading` says how far topics have been read, `caught_up` whether those of `followed` have been
-    read whole.
+    read whole; `said` hears what is sent to the topic of alerts.
     """
 
     def __init__(
@@ -97,7 +97,9 @@ class AlertDesk:
         *,
         reading: Callable[[], Reading],
         caught_up: Callable[..., bool],
+        said: Callable[[Event], None] = lambda _: None,
     ) -> None:
+        self._said = said
         self._clock, self._reading, self._caught_up = clock, reading, caught_up
         self._home: Path = settings.home.resolve()
         self._state, self._silenced = _own_topic(app, STATE), _own_topic(app, SILENCES)
@@ -348,6 +350,7 @@ class AlertDesk:
         for event in fresh:
             # the topic brings it in a moment; should this end before, the saved row still has it
             self.list.take(event)
+            self._said(event)
         run.sent(len(unsent))
         # the row that is kept says that they are unsent until it is written again
         self._changed.add(run_id)

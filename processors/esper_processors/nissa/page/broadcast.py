@@ -17,6 +17,8 @@ from esper.events.records import (
     AdaptationApplied,
     AdaptationOutcome,
     AdaptationRejected,
+    AlertRaised,
+    AlertResolved,
     CounterfactualMeasured,
     EpochEnded,
     EpochReviewed,
@@ -81,6 +83,8 @@ class Broadcast:
                 self.tell(event.run_id, "epoch", _epoch(event))
             case SeedTransitioned():
                 self.tell(event.run_id, "move", _move(event))
+            case AlertRaised() | AlertResolved():
+                self.tell(event.run_id, "alerts", _CHANGED)
             case _ if isinstance(event, _DECIDED):
                 self.tell(event.run_id, "decisions", _CHANGED)
             case _:

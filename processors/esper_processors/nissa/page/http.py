@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
@@ -22,7 +22,8 @@ from esper.service import ProblemError, requires
 from esper.service.checks.customs import OPEN, Customs
 from esper.service.checks.documents import response_of
 from esper.service.transport.sockets import HOST
-from esper_processors.nissa.page import static_files, stored
+from esper_processors.nissa.alerting.instants import text_of
+from esper_processors.nissa.page import run_queries, static_files
 from esper_processors.nissa.page.broadcast import Broadcast, joined
 from esper_processors.nissa.page.sessions import LASTS, Session, Sessions, cookie_name
 
@@ -33,7 +34,6 @@ _LAST_STEP: Final = 2**62
 _EVERY_S: Final = 0.2
 _RUNS_EVERY_S: Final = 1.0
 _ALIVE_S: Final = 10.0
-_SECOND_US: Final = 1_000_000
 RunId = Annotated[str, Path(max_length=_LONGEST_NAME)]
 Runs = Annotated[list[str], Query(alias="run", min_length=1, max_length=MOST_COMPARED)]
 
@@ -106,7 +106,7 @@ def customs(page: Page) -> Customs:
 def add_routes(app: FastAPI, page: Page) -> None:
     """Add the page's routes.
 
-    Those that read the history are plain functions, so that they wait for it in threads.
+    The history is waited for in threads; what the worker itself knows is asked in its loop alone.
     """
     static_files.add_files(app)
 
@@ -119,7 +119,7 @@ def add_routes(app: FastAPI, page: Page) -> None:
                 "key": session.key,
                 "subject": session.caller.subject,
                 "role": session.caller.role,
-                "expires_at": _time(session.expires_us),
+                "expires_at": text_of(session.expires_us),
             }
         )
         _set_cookie(answer, request, session)
@@ -133,30 +133,30 @@ def add_routes(app: FastAPI, page: Page) -> None:
         return answer
 
     @app.get("/api/v1/page/runs", dependencies=[requires("viewer")])
-    def runs() -> Response:
+    async def runs() -> Response:
         """The latest runs."""
-        found = stored.runs_of(page.source())
-        return _json({"runs": found, "most": stored.MOST_RUNS, "stack": page.state()})
+        found = await run_in_threadpool(run_queries.runs_of, page.source())
+        return _json({"runs": found, "most": run_queries.MOST_RUNS, "stack": page.state()})
 
     @app.get("/api/v1/page/runs/{run_id}", dependencies=[requires("viewer")])
-    def run(run_id: RunId) -> Response:
+    async def run(run_id: RunId) -> Response:
         """One run: figures, settings, seeds, decisions, kernels, alerts."""
-        found = stored.run_of(page.source(), run_id)
+        found = await run_in_threadpool(run_queries.run_of, page.source(), run_id)
         if found is None:
             raise ProblemError(
                 404, f"There is no run {run_id} in the history; `esper runs` lists them."
             )
-        return _json(found | {"alerts": page.alerts(run_id)})
+        return _json(found | {"alerts": [_alert(one) for one in page.alerts(run_id)]})
 
     @app.get("/api/v1/page/runs/{run_id}/health", dependencies=[requires("viewer")])
     def health(run_id: RunId, columns: Annotated[int, Query(ge=1, le=500)] = 120) -> Response:
         """Health of each layer over the steps."""
-        return _json(stored.health_of(page.source(), run_id, columns))
+        return _json(run_queries.health_of(page.source(), run_id, columns))
 
     @app.get("/api/v1/page/compared", dependencies=[requires("viewer")])
     def compared(runs: Runs) -> Response:
         """Figures, settings and curves of some runs; those that the history lacks are left out."""
-        return _json({"runs": stored.compared_of(page.source(), runs)})
+        return _json({"runs": run_queries.compared_of(page.source(), runs)})
 
     @app.get("/api/v1/page/curves", dependencies=[requires("viewer")])
     def curves(
@@ -169,7 +169,7 @@ def add_routes(app: FastAPI, page: Page) -> None:
         """Curves of some runs, with at most so many points each."""
         if too_long := next((name for name in names if len(name) > _LONGEST_NAME), None):
             raise ProblemError(422, f"No curve has a name as long as {too_long[:40]!r} ...")
-        found = stored.curves_of(
+        found = run_queries.curves_of(
             page.source(),
             runs,
             list(dict.fromkeys(names)),
@@ -244,5 +244,9 @@ def _set_cookie(answer: Response, request: Request, session: Session) -> None:
     )
 
 
-def _time(at_us: int) -> str:
-    return datetime.fromtimestamp(at_us / _SECOND_US, UTC).isoformat().replace("+00:00", "Z")
+def _alert(row: dict[str, Any]) -> dict[str, Any]:
+    """An alert with its times as the page has all others."""
+    return row | {
+        name: None if row[name] is None else text_of(row[name])
+        for name in ("raised_at", "resolved_at")
+    }
