@@ -127,7 +127,7 @@ def test_a_run_is_told_whole_and_one_that_is_not_there_is_none(
     assert [one["name"] for one in found["layers"]] == [one["name"] for one in started["layers"]]
     assert found["run"]["started_at"].endswith("Z")
     assert run_queries.run_of(history, "nobody") is None
-    (compared,) = run_queries.compared_of(history, ["nobody", "whole", "whole"])
+    (compared,) = run_queries.compared_of(history, ["nobody", "whole", "whole", "<no id>'"])
     assert (compared["run"], compared["settings"]) == (found["run"], found["settings"])
     assert set(compared["curves"]) >= {"training loss", "score"}
     assert [one["run_id"] for one in run_queries.runs_of(history) if one["run_id"] == "whole"]

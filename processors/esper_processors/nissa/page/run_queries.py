@@ -137,7 +137,8 @@ def run_of(history: QuerySource, run_id: str) -> dict[str, Any] | None:
 
 def compared_of(history: QuerySource, runs: Sequence[str]) -> list[dict[str, Any]]:
     """Figures, settings and names of curves of those of some runs that the history has."""
-    mine = {"param_runs": _array(runs)}
+    # what stands in an address and is no run's id is a run that the history lacks
+    mine = {"param_runs": _array([run for run in runs if is_run_id(run)])}
     found = {row["run_id"]: _run(row) for row in history.rows(_SOME, mine)}
     settings = {row["run_id"]: flat(row["config"]) for row in history.rows(_SETTINGS, mine)}
     names = {row["run_id"]: row["names"] for row in history.rows(_NAMES, mine)}
