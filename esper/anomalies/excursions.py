@@ -22,7 +22,7 @@ class Excursion(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ExcursionLimit:
     """From where on a value is far above the usual.
 
     Attributes:
@@ -42,7 +42,7 @@ def judged(
     memory: Excursion,
     event: TrainingStep,
     value: float,
-    limit: Limit,
+    limit: ExcursionLimit,
     sentence: Callable[[float], str],
 ) -> tuple[Excursion, Sequence[Judgement]]:
     """With one more value above 0, and what it says: `sentence` tells it, given the usual value.

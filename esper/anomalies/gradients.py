@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement
 from esper.anomalies.detector import Detector
-from esper.anomalies.excursions import Excursion, Limit, judged
+from esper.anomalies.excursions import Excursion, ExcursionLimit, judged
 from esper.anomalies.smoothing import RATE, Smoothed
 from esper.anomalies.thresholds import Thresholds
 from esper.events.records import TrainingStep
@@ -24,7 +24,7 @@ def _explosion(
     norm, steps = event.gradient_norm, thresholds.explosion_steps
     if norm <= 0.0:
         return memory, UNJUDGED
-    limit = Limit(thresholds.explosion, thresholds.z, steps, "CRITICAL")
+    limit = ExcursionLimit(thresholds.explosion, thresholds.z, steps, "CRITICAL")
     return judged(
         memory,
         event,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement, Severity
 from esper.anomalies.detector import Detector
-from esper.anomalies.excursions import Excursion, Limit, judged
+from esper.anomalies.excursions import Excursion, ExcursionLimit, judged
 from esper.anomalies.smoothing import Smoothed
 from esper.anomalies.thresholds import Thresholds
 from esper.events.records import EpochEnded, TrainingStep
@@ -41,7 +41,7 @@ def _spike(
     if not 0.0 < event.loss < math.inf:
         return memory, UNJUDGED
     loss, steps = event.loss, thresholds.loss_spike_steps
-    limit = Limit(thresholds.loss_spike, thresholds.z, steps, "WARNING")
+    limit = ExcursionLimit(thresholds.loss_spike, thresholds.z, steps, "WARNING")
     return judged(
         memory,
         event,

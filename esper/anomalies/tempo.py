@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from esper.anomalies.anomaly import CLEAN, UNJUDGED, Judgement
 from esper.anomalies.detector import Detector
-from esper.anomalies.excursions import Excursion, Limit, judged
+from esper.anomalies.excursions import Excursion, ExcursionLimit, judged
 from esper.anomalies.thresholds import Thresholds
 from esper.events import Event
 from esper.events.records import (
@@ -29,7 +29,7 @@ def _slow_step(
     if event.duration_us <= 0:
         return memory, UNJUDGED
     taken, steps = event.duration_us, thresholds.slow_steps
-    limit = Limit(thresholds.slow_step, thresholds.z, steps, "WARNING")
+    limit = ExcursionLimit(thresholds.slow_step, thresholds.z, steps, "WARNING")
     return judged(
         memory,
         event,

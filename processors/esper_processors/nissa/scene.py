@@ -14,7 +14,7 @@ from prometheus_client.core import Metric
 
 from esper.errors import UsageError
 from esper.events import Event
-from esper_processors.nissa.alerting.routes import Figures
+from esper_processors.nissa.alerting.routes import DeliveryCounts
 from esper_processors.nissa.compilations import Compilations
 from esper_processors.nissa.custom import Definition, Series
 from esper_processors.nissa.live import Live
@@ -37,7 +37,7 @@ class Scene:
     series: Sequence[Series] = ()
     refused: Mapping[tuple[str, str], int] = field(default_factory=dict)
     alerts_open: Mapping[str, int] = field(default_factory=dict)
-    deliveries: Figures = field(default_factory=Figures)
+    deliveries: DeliveryCounts = field(default_factory=DeliveryCounts)
 
     @cached_property
     def current(self) -> tuple[RunView, ...]:

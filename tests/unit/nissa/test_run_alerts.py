@@ -13,7 +13,7 @@ from esper.clock import ManualClock
 from esper.events import Event, decode, encode
 from esper.events.records import AlertRaised, AlertResolved, AnomalyDetected
 from esper_processors.nissa.alerting import stored
-from esper_processors.nissa.alerting.run_alerts import ROUTED_WITHIN_US, Kept, RunAlerts
+from esper_processors.nissa.alerting.run_alerts import ROUTED_WITHIN_US, KnownAlerts, RunAlerts
 from tests.unit.nissa.journal import Run
 
 TOPIC = "telemetry.training.step"
@@ -52,7 +52,7 @@ def test_a_condition_is_detected_raised_and_resolved_once() -> None:
     codec with a value that is NaN.
     """
     clock = ManualClock()
-    run, alerts = Run("r", clock), RunAlerts(Kept("r"), clock)
+    run, alerts = Run("r", clock), RunAlerts(KnownAlerts("r"), clock)
     events = troubled(run)
     given(alerts, events)
     assert told(alerts) == WHOLE
@@ -79,9 +79,9 @@ def test_whatever_is_delivered_again_after_a_kill_counts_once(
     """
     clock = ManualClock()
     events = troubled(Run("r", clock))
-    whole = RunAlerts(Kept("r"), clock)
+    whole = RunAlerts(KnownAlerts("r"), clock)
     given(whole, events)
-    killed = RunAlerts(Kept("r"), clock)
+    killed = RunAlerts(KnownAlerts("r"), clock)
     given(killed, events[:saved_at])
     kept = killed.kept
     again = pickle.loads(pickle.dumps(kept)) if pickled else stored.decode(stored.encode(kept))  # noqa: S301  # its own
@@ -97,7 +97,7 @@ def test_an_event_that_a_sender_sent_twice_counts_once() -> None:
     clock = ManualClock()
     run = Run("r", clock)
     events = troubled(run)[:11]
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     given(alerts, [*events, *events])
     (alert,) = alerts.book.open
     assert alert.anomalies == 1
@@ -109,10 +109,10 @@ def test_old_troubles_are_recorded_and_wake_nobody() -> None:
     clock = ManualClock()
     events = troubled(Run("r", clock))
     clock.advance(ROUTED_WITHIN_US / 1e6 + 1)
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     given(alerts, events)
     assert told(alerts) == [(name, False) for name, _ in WHOLE]
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     given(alerts, events[:5])
     assert alerts.at(clock.now_us(), AlertRules())
     assert told(alerts) == [("AnomalyDetected", False), ("AlertRaised", False)]
@@ -122,7 +122,7 @@ def test_silence_of_a_live_run_is_routed_and_its_next_word_ends_it() -> None:
     """A run that has ended is not missed, and telemetry that comes late does not revive it."""
     clock = ManualClock()
     run = Run("r", clock)
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     given(alerts, [run.started(), *steps(run, 1, [1.0])])
     clock.advance(400)
     assert alerts.at(clock.now_us(), AlertRules())
@@ -137,7 +137,7 @@ def test_the_end_of_a_run_ends_its_alerts() -> None:
     """And says why."""
     clock = ManualClock()
     run = Run("r", clock)
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     given(alerts, [*troubled(run)[:12], run.completed(accuracy=0.1)])
     over = alerts.unsent[-1].event
     assert isinstance(over, AlertResolved)
@@ -148,7 +148,7 @@ def test_the_end_of_a_run_ends_its_alerts() -> None:
 def test_what_is_silenced_is_detected_and_not_raised() -> None:
     """The record has it, and nobody hears of it."""
     clock = ManualClock()
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     rules = AlertRules(silences=(Silence(clock.now_us() + 10**12, detector="loss_*"),))
     given(alerts, troubled(Run("r", clock)), rules=rules)
     assert told(alerts) == WHOLE[:1]
@@ -167,7 +167,7 @@ def test_every_detectors_memory_is_kept_as_it_was() -> None:
         run.compiled(0.2),
         run.epoch_ended(validation_accuracy=0.4),
     ]
-    alerts = RunAlerts(Kept("r"), clock)
+    alerts = RunAlerts(KnownAlerts("r"), clock)
     given(alerts, told_events)
     kept = alerts.kept
     assert len(kept.state.memories) > 10

@@ -35,7 +35,7 @@ from esper_processors.nissa.alerting.alert_list import AlertList, as_row
 from esper_processors.nissa.alerting.mail import Mail
 from esper_processors.nissa.alerting.posting import Alertmanager, Webhook
 from esper_processors.nissa.alerting.routes import Dispatcher, Route
-from esper_processors.nissa.alerting.run_alerts import Kept, RunAlerts, Unsent
+from esper_processors.nissa.alerting.run_alerts import KnownAlerts, RunAlerts, Unsent
 from esper_processors.nissa.alerting.silences import SilenceRule
 from esper_processors.streams import FramedSender
 
@@ -316,7 +316,7 @@ class AlertDesk:
 
     def _run(self, run_id: str) -> RunAlerts:
         if run_id not in self._runs:
-            self._runs[run_id] = RunAlerts(Kept(run_id), self._clock)
+            self._runs[run_id] = RunAlerts(KnownAlerts(run_id), self._clock)
         return self._runs[run_id]
 
     def _rules(self) -> AlertRules:

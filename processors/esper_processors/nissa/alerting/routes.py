@@ -57,7 +57,7 @@ class Route(Protocol):
 
 
 @dataclass(slots=True)
-class Figures:
+class DeliveryCounts:
     """What became of deliveries since Nissa started, by route."""
 
     delivered: Counter[str] = field(default_factory=Counter)
@@ -95,7 +95,7 @@ class Dispatcher(Service):
         super().__init__()
         self._lanes = [_Lane(route) for route in routes]
         self._log_from = log_from
-        self.figures = Figures()
+        self.figures = DeliveryCounts()
 
     def dispatch(self, notice: Notice) -> None:
         """Log a notice, and let it wait for its routes; never waits."""

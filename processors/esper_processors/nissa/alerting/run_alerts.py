@@ -56,7 +56,7 @@ class Unsent:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KnownAlerts:
     """All that is known of a run; another `RunAlerts` goes on from it.
 
     Attributes:
@@ -86,7 +86,7 @@ class Kept:
 class RunAlerts:
     """The alerts of one run, or of the stack itself."""
 
-    def __init__(self, kept: Kept, clock: Clock) -> None:
+    def __init__(self, kept: KnownAlerts, clock: Clock) -> None:
         self._kept = kept
         self._observer = Observer(state=kept.state)
         # in order of arrival, and quick to look into
@@ -95,7 +95,7 @@ class RunAlerts:
         self._clock = clock
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> KnownAlerts:
         """What is known now."""
         return replace(
             self._kept,

@@ -18,12 +18,12 @@ from esper.errors import PoisonError
 from esper.events import decode as decode_event
 from esper.events import encode as encode_event
 from esper.events.records import AlertRaised, AlertResolved, AnomalyDetected
-from esper_processors.nissa.alerting.run_alerts import Kept, Unsent
+from esper_processors.nissa.alerting.run_alerts import KnownAlerts, Unsent
 
 _FORM = 1
 
 
-def encode(kept: Kept) -> bytes:
+def encode(kept: KnownAlerts) -> bytes:
     """The bytes of what is known of a run."""
     book = kept.book
     return json.dumps(
@@ -51,7 +51,7 @@ def encode(kept: Kept) -> bytes:
     ).encode()
 
 
-def decode(data: bytes) -> Kept:
+def decode(data: bytes) -> KnownAlerts:
     """What was known of a run.
 
     Raises:
@@ -77,7 +77,7 @@ def decode(data: bytes) -> Kept:
         _as(dict[tuple[str, str], tuple[int, ...]], row["raised"]),
         _as(dict[tuple[str, str], int], row["limited"]),
     )
-    return Kept(
+    return KnownAlerts(
         _as(str, row["run"]),
         state,
         book,

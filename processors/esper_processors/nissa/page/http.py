@@ -25,7 +25,7 @@ from esper.service.transport.sockets import HOST
 from esper_processors.nissa.alerting.instants import text_of
 from esper_processors.nissa.page import run_queries, static_files
 from esper_processors.nissa.page.broadcast import Broadcast, joined
-from esper_processors.nissa.page.sessions import LASTS, Session, Sessions, cookie_name
+from esper_processors.nissa.page.sessions import LASTS, BrowserSession, Sessions, cookie_name
 
 MOST_COMPARED: Final = 100
 MOST_CURVES: Final = 16
@@ -39,7 +39,7 @@ Runs = Annotated[list[str], Query(alias="run", min_length=1, max_length=MOST_COM
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class RunsPage:
     """What the routes ask of the worker.
 
     Attributes:
@@ -78,11 +78,11 @@ def page_of(
     *,
     state: Callable[[], dict[str, Any]],
     alerts: Callable[[str], list[dict[str, Any]]],
-) -> Page:
+) -> RunsPage:
     """The page of a worker with these settings."""
     own = f"{settings.scheme}://{HOST}:{settings.history.port}" if settings.history.port else ""
     url = settings.history.url if settings.parts == "elsewhere" else own
-    return Page(
+    return RunsPage(
         Sessions(settings.keys_dir, clock),
         HttpSource(url, settings, subject="page") if url else None,
         broadcast,
@@ -92,7 +92,7 @@ def page_of(
     )
 
 
-def customs(page: Page) -> Customs:
+def customs(page: RunsPage) -> Customs:
     """Where Nissa differs from other parts: a browser comes with a cookie and a key."""
     return Customs(
         open=OPEN | {("GET", path) for path in static_files.contents()},
@@ -103,7 +103,7 @@ def customs(page: Page) -> Customs:
     )
 
 
-def add_routes(app: FastAPI, page: Page) -> None:
+def add_routes(app: FastAPI, page: RunsPage) -> None:
     """Add the page's routes.
 
     The history is waited for in threads; what the worker itself knows is asked in its loop alone.
@@ -232,7 +232,7 @@ def _json(value: Any) -> Response:
     return Response(json_text(value), media_type="application/json")
 
 
-def _set_cookie(answer: Response, request: Request, session: Session) -> None:
+def _set_cookie(answer: Response, request: Request, session: BrowserSession) -> None:
     answer.set_cookie(
         cookie_name(request.headers.get("host", "")),
         session.cookie,

@@ -37,7 +37,7 @@ _SECOND_US: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class BrowserSession:
     """One browser's session: `cookie` is its token, `key` what its scripts send beside it."""
 
     caller: Caller
@@ -60,7 +60,7 @@ class Sessions:
     _used: dict[bytes, int] = field(default_factory=dict)
     _public: Ed25519PublicKey | None = None
 
-    def begin(self, authorization: str) -> Session:
+    def begin(self, authorization: str) -> BrowserSession:
         """A session for the code in an Authorization header.
 
         Raises:
@@ -89,7 +89,7 @@ class Sessions:
         )
         key = base64.urlsafe_b64encode(private.sign(_OPENED + cookie.encode())).decode()
         until = now + round(LASTS.total_seconds() * _SECOND_US)
-        return Session(caller, cookie, key, until)
+        return BrowserSession(caller, cookie, key, until)
 
     def authorization(self, headers: Headers, _: QueryParams) -> str:
         """What a request says in its Authorization header, or by cookie and key; empty for

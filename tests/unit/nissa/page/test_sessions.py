@@ -12,7 +12,7 @@ from esper.clock import ManualClock
 from esper.service import ProblemError
 from esper.service.checks import tokens
 from esper.service.transport import token_keys
-from esper_processors.nissa.page.sessions import LASTS, Session, Sessions
+from esper_processors.nissa.page.sessions import LASTS, BrowserSession, Sessions
 
 NOTHING = QueryParams()
 HOST = "127.0.0.1:9090"
@@ -41,7 +41,7 @@ def code(sessions: Sessions, *audience: str, identity: str = "") -> str:
     return f"Bearer {made}"
 
 
-def opened(sessions: Sessions, identity: str = "one") -> Session:
+def opened(sessions: Sessions, identity: str = "one") -> BrowserSession:
     return sessions.begin(code(sessions, "nissa", tokens.PAGE, identity=identity))
 
 
