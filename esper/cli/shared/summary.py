@@ -66,6 +66,7 @@ def show(console: Console, finished: Finished, recipe: str) -> None:
     resume = (f"{command} run {recipe} --resume --run-id {finished.run_id}     # go on from here",)
     for line in (
         *(resume if outcome.outcome == "INTERRUPTED" else ()),
+        f"{command} up && {command} open {finished.run_id}     # see it in a browser",
         f'{command} sql "{query}"',
         (
             f"{command} model {finished.run_id} --out model.safetensors     # the final model, "
