@@ -514,11 +514,15 @@ AlertSeverity = Literal["WARNING", "CRITICAL"]
 
 
 def _is_web_address(url: str) -> bool:
+    if not url.isascii() or not url.isprintable() or " " in url:
+        return False
     try:
         parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        port = parts.port
     except ValueError:
         return False
+    known = parts.scheme in ("http", "https") and bool(parts.hostname)
+    return known and "@" not in parts.netloc and port != 0
 
 
 class AlertSettings(BaseModel):
@@ -567,7 +571,7 @@ class AlertSettings(BaseModel):
                 # without the URL: there may be a secret in it
                 raise ValueError(
                     f"ESPER_ALERTS__{name.upper()} is no address; it begins with http:// or "
-                    "https:// and a host"
+                    "https:// and a host, and has no user, no password and no space"
                 )
         together = (
             ("webhook_url", "webhook_secret_file"),

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import faust
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from faust.types import EventT, StreamT
 
 from esper.clock import Clock
@@ -54,6 +54,9 @@ async def _acknowledged(stream: Any, event: EventT[Any]) -> None:
 
 def retriable(error: BaseException) -> bool:
     """Whether an error says nothing of the message: a broker or a disk is away."""
+    if isinstance(error, KafkaTimeoutError):
+        # what waited in the client until its time was over: aiokafka does not call it retriable
+        return True
     if isinstance(error, KafkaError):
         return bool(error.retriable)
     full = str(error).startswith("IO error")  # RocksDB has one class for all of its errors

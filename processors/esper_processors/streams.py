@@ -11,13 +11,14 @@ import math
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import faust
 from faust.app.base import BootStrategy
-from faust.exceptions import ConsumerNotStarted
+from faust.exceptions import ConsumerNotStarted, ProducerSendError
 from faust.types import FutureMessage, TopicT
 from mode import Service
 from mode.types import ServiceT
@@ -305,6 +306,19 @@ class AcknowledgedTable(faust.Table[bytes, bytes]):
             await self._last_write
 
 
+@contextmanager
+def kafka_errors() -> Iterator[None]:
+    """Raise what Kafka's client raised.
+
+    Faust wraps what befalls a message before it is queued (the broker is away, and the buffer is
+    full) in an error of its own, which says nothing of whether to try again.
+    """
+    try:
+        yield
+    except ProducerSendError as error:
+        raise (error.__cause__ or error) from None
+
+
 class FramedSender:
     """Sends framed events through the app's producer."""
 
@@ -322,15 +336,20 @@ class FramedSender:
             await producer.partitions_for(name)
 
     async def send(self, *messages: Message) -> None:
-        """Send `messages` in order and return once the broker has acknowledged each."""
-        pending = [
-            await self._topics[message.topic].send(
-                key=message.key,
-                value=self._frames.outgoing(message.value),
-                headers=list(message.headers),
-            )
-            for message in messages
-        ]
+        """Send `messages` in order and return once the broker has acknowledged each.
+
+        Raises:
+            KafkaError: it has not.
+        """
+        with kafka_errors():
+            pending = [
+                await self._topics[message.topic].send(
+                    key=message.key,
+                    value=self._frames.outgoing(message.value),
+                    headers=list(message.headers),
+                )
+                for message in messages
+            ]
         # sent in order, awaited together: one round trip to the broker instead of one a message
         await asyncio.gather(*pending)
 

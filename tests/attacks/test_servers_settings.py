@@ -99,7 +99,7 @@ SECTIONS: dict[str, Any] = {
 }
 ALERTS = AlertSettings(
     log_severity="CRITICAL",
-    webhook_url="https://h/a?b=c d",
+    webhook_url="https://h/a?b=c%20d",
     webhook_secret_file="/s 'a'",  # noqa: S106 -- a path
     webhook_severity="CRITICAL",
     alertmanager_url="http://h:9093",

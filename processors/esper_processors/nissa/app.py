@@ -72,13 +72,11 @@ def build(settings: Settings, clock: Clock) -> faust.App:
     table = checked_table(
         app, "views", partitions=partitions, rows=consuming.RowGuard(check), consumers=consumers
     )
-    origin = Origin("", SENDER, "0" * 32, clock)
-    samplers = default_samplers(SENDER)
+    origin, samplers = Origin("", SENDER, "0" * 32, clock), default_samplers(SENDER)
     rows, live = RunRows(table), Live()
     declared = DeclaredMetrics(app, collectors)
     read: dict[tuple[str, int], int] = {}
-    began = clock.monotonic()
-    broadcast = Broadcast(clock)
+    broadcast, began = Broadcast(clock), clock.monotonic()
     alerting = AlertDesk(
         app,
         settings,
@@ -90,10 +88,13 @@ def build(settings: Settings, clock: Clock) -> faust.App:
 
     async def observe(event: Event, received: Received) -> None:
         view, changed = rows.take(received.topic, event, received.partition)
-        live.take(received.topic, event, clock.now_us())
-        collectors.take(event)
-        broadcast.take(event, view if changed else None)
-        read[received.topic, received.partition] = received.offset + 1
+        place = received.topic, received.partition
+        # an event that could not be said is given again, until the broker takes what it makes known
+        if read.get(place) != received.offset + 1:
+            live.take(received.topic, event, clock.now_us())
+            collectors.take(event)
+            broadcast.take(event, view if changed else None)
+            read[place] = received.offset + 1
         if view is not None and view.ended:
             # its gauges are not shown any more, and would only hold memory
             live.forget(view.run_id)

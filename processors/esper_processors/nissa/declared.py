@@ -11,6 +11,7 @@ from esper_processors.cluster import Followed
 from esper_processors.nissa import custom
 from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.custom import Definition
+from esper_processors.streams import kafka_errors
 
 DEFINITIONS: Final = "esper-nissa-definitions"
 """The topic: compacted, one partition, so that every worker knows all in the same order."""
@@ -40,7 +41,9 @@ class DeclaredMetrics:
     async def declare(self, definition: Definition) -> None:
         """Declare a metric; returns once the topic has it."""
         encoded = custom.encode(definition)
-        await (await self._topic.send(key=definition.name.encode(), value=encoded))
+        with kafka_errors():
+            pending = await self._topic.send(key=definition.name.encode(), value=encoded)
+        await pending
         # only if the topic did not bring another meanwhile: the first definition of a name stands
         self.by_name.setdefault(definition.name, definition)
 

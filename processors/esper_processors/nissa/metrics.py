@@ -370,8 +370,8 @@ def _alerts(scene: Scene, _memory: None) -> Iterator[Family]:
     )
     figures = scene.deliveries
     for name, text, counts in (
-        ("deliveries", "Alerts that a route took", figures.delivered),
-        ("failures", "Alerts that a route did not take", figures.failures),
+        ("deliveries", "Deliveries that a route took", figures.delivered),
+        ("failures", "Deliveries that a route did not take", figures.failures),
         ("drops", "Alerts that were lost because too many waited for a route", figures.dropped),
     ):
         family = CounterMetricFamily(

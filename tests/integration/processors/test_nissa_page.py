@@ -220,12 +220,16 @@ def test_a_reader_hears_its_run_and_goes_on_where_it_was(
     assert [loss for one in steps for loss in one["training loss"]] == [0.5, None]
     (move,) = [one for _, kind, one in told if kind == "move"]
     assert (move["layer"], move["seed"], move["to_stage"]) == ("0", 1, "GERMINATED")
+    # that an alert was raised or is over is told
+    line.send(run.step(3, loss=float("nan")))
+    told = heard(browser, "page-1", until="alerts")
+    assert told[-1][2] == {"changed": True}
     # others' steps are not told
-    line.send(Run("page-2").step(1, loss=9.0), run.step(3, loss=0.25))
+    line.send(Run("page-2").step(1, loss=9.0), run.step(4, loss=0.25))
     last = told[-1][0]
     (hello, *more) = heard(browser, "page-1", until="steps", last=last)
     assert hello[2] == {"resumed": True}
-    assert [one["step"] for _, kind, one in more if kind == "steps"] == [[3]]
+    assert [one["step"] for _, kind, one in more if kind == "steps"] == [[4]]
     assert "move" not in [kind for _, kind, _ in more]
     nissa.signal(signal.SIGKILL)
     nissa.start()

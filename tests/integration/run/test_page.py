@@ -5,6 +5,7 @@ history has, what happens is seen, and nothing that a run brings is executed.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -14,11 +15,16 @@ from typing import Any, Final
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from scipy import stats  # type: ignore[import-untyped]  # it has no types
 
 from esper.config import Settings
+from esper.events import Event, encode
+from esper.oona.bus.access import Access
+from esper.oona.bus.kafka import KafkaBus
 from esper.stack import status
 from tests.browsers import PATIENCE_MS, chromium, needs_chromium
 from tests.integration.run.whole import FAMILIES, begin, endpoints, esper, lockstep, query
+from tests.unit.nissa.journal import Run
 from tests.waiting import until
 
 __all__ = ["chromium", "lockstep"]
@@ -70,6 +76,12 @@ def settled(page: Page) -> None:
     expect(page.get_by_text("Loading …").locator("visible=true")).to_have_count(0)
 
 
+def figure(page: Page, name: str) -> int:
+    """A figure of the headline."""
+    said = page.locator(".figures").inner_text().split()
+    return int(said[said.index(name) + 1].replace(",", ""))
+
+
 @pytest.mark.usefixtures("lockstep")
 def test_the_page_shows_what_the_history_has(page: Page, home: Path) -> None:
     decided = query(
@@ -86,14 +98,21 @@ def test_the_page_shows_what_the_history_has(page: Page, home: Path) -> None:
         endpoints(home).history_url,
         f"SELECT steps, epochs, grafts, culled FROM runs WHERE run_id = '{RUN}'",  # noqa: S608
     )
-    said = page.locator(".figures").inner_text().split()
     for name in ("epochs", "steps", "grafts", "culled"):
-        assert said[said.index(name) + 1].replace(",", "") == str(run[name])
-    # a curve is drawn, not an empty box
-    colours = page.locator(".uplot canvas").first.evaluate(
-        "one => new Set(one.getContext('2d').getImageData(0, 0, one.width, one.height).data).size"
+        assert figure(page, name) == run[name]
+    # axes and grids are grey: what has a colour is a curve
+    coloured = page.locator(".uplot canvas").first.evaluate(
+        """one => {
+          const { data } = one.getContext("2d").getImageData(0, 0, one.width, one.height);
+          let found = 0;
+          for (let at = 0; at < data.length; at += 4) {
+            const [red, green, blue] = data.slice(at, at + 3);
+            found += Math.max(red, green, blue) - Math.min(red, green, blue) > 80;
+          }
+          return found;
+        }"""
     )
-    assert colours > 2
+    assert coloured > 200
 
 
 @pytest.mark.usefixtures("lockstep")
@@ -163,8 +182,7 @@ def test_a_run_that_trains_is_seen_without_a_reload_over_a_kill_of_nissa(
     try:
         page.get_by_role("link", name="page-live").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("page-live")
-        steps = page.locator(".figures")
-        expect(steps).not_to_contain_text("steps\\n0")
+        until(lambda: figure(page, "steps") > 0)
         now = status(Settings(home=home))
         assert now is not None
         nissa = now.part("nissa")
@@ -179,8 +197,30 @@ def test_a_run_that_trains_is_seen_without_a_reload_over_a_kill_of_nissa(
         endpoints(home).history_url,
         "SELECT steps, epochs FROM runs WHERE run_id = 'page-live'",
     )
-    until(lambda: f"epochs\n{run['epochs']}" in page.locator(".figures").inner_text())
+    until(lambda: figure(page, "epochs") == run["epochs"])
     assert page.evaluate("window.loadedOnce")
+
+
+def test_an_alert_is_on_the_page_of_its_run(page: Page, home: Path) -> None:
+    """While it holds, and that it is over, without a reload."""
+    run, now = Run("page-alert"), endpoints(home)
+    bus = KafkaBus(Access.of(Settings(home=home), "trainer", bootstrap=now.bootstrap))
+    with bus.producer(sender_id="trainer") as producer:
+
+        def tell(*events: Event) -> None:
+            for event in events:
+                producer.send_message(encode(event))
+            assert producer.flush(60) == 0
+
+        tell(run.started(), *(run.step(number, loss=1.0) for number in range(1, 5)))
+        query(now.history_url, "SELECT 1")
+        page.goto(address(home, run.run_id))
+        expect(page.get_by_text("Nissa knows of no alert")).to_be_visible()
+        tell(*(run.step(number, loss=math.nan) for number in range(5, 8)))
+        alerts = page.get_by_role("region", name="Alerts").get_by_role("listitem")
+        expect(alerts).to_contain_text("critical, holds")
+        tell(*(run.step(number, loss=1.0) for number in range(8, 60)))
+        expect(alerts).to_contain_text("critical, over")
 
 
 def test_what_people_and_runs_say_is_text(page: Page, home: Path) -> None:
@@ -222,6 +262,38 @@ def test_views_are_for_everybody(page: Page, home: Path, view: str, scheme: Any)
     page.set_viewport_size({"width": 360, "height": 9000})
     settled(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_intervals_are_student_s(page: Page, home: Path) -> None:
+    """Of a mean over so many runs, at 95 %."""
+    page.goto(address(home))
+    counts = [2, 3, 5, 20, 31, 32, 40, 100]
+    found = page.evaluate(
+        "counts => import('/page/compare_stats.js').then(it => counts.map(it.tQuantile))", counts
+    )
+    assert found == pytest.approx([stats.t.ppf(0.975, count - 1) for count in counts], rel=1e-3)
+
+
+def test_a_stream_is_read_however_it_is_cut(page: Page, home: Path) -> None:
+    """Text comes from the network in any pieces, and lines may end in either way."""
+    page.goto(address(home))
+    text = (
+        "id: 1.1\nevent: hello\ndata: {}\n\n: here\nid: 1.9\n\n"
+        "id: 1.2\r\nevent: steps\r\ndata: a\r\ndata: b: c\r\n\r\nid: 1.3\ndata: cut"
+    )
+    found = page.evaluate(
+        """text => import("/page/stream.js").then(({ makeParser }) =>
+        [...text].map((_, at) => {
+          const told = [];
+          const take = makeParser((message) => told.push(message));
+          take(text.slice(0, at));
+          take(text.slice(at));
+          return told.map(({ id, event, data }) => [id ?? "", event, data]);
+        }))""",
+        text,
+    )
+    whole = [["1.1", "hello", "{}"], ["1.9", "message", ""], ["1.2", "steps", "a\nb: c"]]
+    assert [one for one in found if one != whole] == []
 
 
 def test_without_a_stack_open_says_so(tmp_path: Path) -> None:

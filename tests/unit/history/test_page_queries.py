@@ -133,6 +133,29 @@ def test_a_run_is_told_whole_and_one_that_is_not_there_is_none(
     assert [one["run_id"] for one in run_queries.runs_of(history) if one["run_id"] == "whole"]
 
 
+def test_a_fork_begins_with_what_its_parent_had_grown(engine: Engine, bus: NamedBus) -> None:
+    started = {**example("RunStarted"), "run_id": "forked"}
+    forked = {**example("RunForked"), "run_id": "forked", "sequence": 1, "step": 70}
+    seed = {**forked["seeds"][0], "layer": "a", "seed": 0, "stage": "FOSSILIZED", "family": "mlp"}
+    forked["seeds"] = [seed, {**seed, "seed": 1, "stage": "DORMANT"}]
+    moved = {**example("SeedTransitioned"), "run_id": "forked", "sequence": 2, "step": 80}
+    history = told(
+        engine, bus, ("RunStarted", started), ("RunForked", forked), ("SeedTransitioned", moved)
+    )
+    found = run_queries.run_of(history, "forked")
+    assert found is not None
+    (first, second) = found["moves"]
+    assert (first["layer"], first["seed"], first["to_stage"], first["step"]) == (
+        "a",
+        0,
+        "FOSSILIZED",
+        70,
+    )
+    assert (first["inherited"], second["inherited"], second["step"]) == (True, False, 80)
+    parent = run_queries.run_of(history, forked["parent_run_id"])
+    assert parent is None or parent["forks"] == [{"run_id": "forked", "step": 70}]
+
+
 def test_health_is_a_mean_over_a_layer_s_seeds_and_a_column(engine: Engine, bus: NamedBus) -> None:
     started = {**example("RunStarted"), "run_id": "healthy"}
     layer = started["layers"][0]["name"]

@@ -24,7 +24,7 @@ from esper_processors.nissa.alerting.posting import Alertmanager, Webhook, signa
 from esper_processors.nissa.alerting.routes import QUEUE, DeliveryError, Dispatcher
 from esper_processors.nissa.alerting.silences import SilenceRule
 from tests.listeners import listening, taking_mail
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 CLOCK = ManualClock()
 NOW = CLOCK.now_us()
@@ -153,8 +153,9 @@ def worked(dispatcher: Dispatcher, done: Any) -> None:
 
     async def work() -> None:
         work = asyncio.gather(*(dispatcher._work(lane) for lane in dispatcher._lanes))
-        while not done():  # noqa: ASYNC110  # a condition of any kind
-            await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_S):
+            while not done():  # noqa: ASYNC110  # a condition of any kind
+                await asyncio.sleep(0.01)
         work.cancel()
 
     asyncio.run(work())
@@ -173,7 +174,8 @@ def test_failures_are_tried_again_counted_and_hold_up_no_other(
     for _ in range(4):
         dispatcher.dispatch(RAISED)
     with impatient(monkeypatch):
-        worked(dispatcher, lambda: len(ill.taken) == 1 and len(well.taken) == 4)
+        worked(dispatcher, lambda: sum(dispatcher.figures.delivered.values()) == 5)
+    assert (len(ill.taken), len(well.taken)) == (1, 4)
     assert dispatcher.figures.failures == {"ill": 3}
     assert dispatcher.figures.delivered == {"ill": 1, "slow": 4}
     assert "The route ill did not take an alert (failure 1): Busy." in caplog.text

@@ -37,7 +37,7 @@ from esper_processors.nissa.alerting.posting import Alertmanager, Webhook
 from esper_processors.nissa.alerting.routes import Dispatcher, Route
 from esper_processors.nissa.alerting.run_alerts import KnownAlerts, RunAlerts, Unsent
 from esper_processors.nissa.alerting.silences import SilenceRule
-from esper_processors.streams import FramedSender
+from esper_processors.streams import FramedSender, kafka_errors
 
 STATE: Final = "esper-nissa-alerts"
 """What is known of each run, under its id: Nissa's own, compacted, one partition."""
@@ -183,9 +183,9 @@ class AlertDesk:
             # of one moment: nothing is awaited between these
             changed, self._changed = self._changed, set()
             held_back, self._held_back = self._held_back, []
-            rows = {run_id: self._row(run_id) for run_id in changed}
-            unsent = {run_id: len(self._unsent(run_id)) for run_id in changed}
             try:
+                rows = {run_id: self._row(run_id) for run_id in changed}
+                unsent = {run_id: len(self._unsent(run_id)) for run_id in changed}
                 await self._write(
                     self._state, ((_key(run_id), row) for run_id, row in rows.items())
                 )
@@ -400,7 +400,8 @@ class AlertDesk:
 
     async def _write(self, topic: Any, rows: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Write rows to a topic of Nissa's own, and wait until the broker has them."""
-        pending = [await topic.send(key=key, value=value) for key, value in rows]
+        with kafka_errors():
+            pending = [await topic.send(key=key, value=value) for key, value in rows]
         await asyncio.gather(*pending)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from email.message import EmailMessage
 
 from esper.anomalies.anomaly import Severity
@@ -41,13 +42,18 @@ class Mail:
         host, _, port = settings.smtp_server.partition(":")
         password = secret_in(settings.smtp_password_file) if settings.smtp_user else ""
         try:
-            with smtplib.SMTP(host, int(port or _PORT), timeout=TIMEOUT_S) as server:
+            server = smtplib.SMTP(host, int(port or _PORT), timeout=TIMEOUT_S)
+            try:
                 if settings.smtp_starttls:
                     server.starttls(context=ssl.create_default_context())
                 if settings.smtp_user:
                     server.login(settings.smtp_user, password)
                 for notice in notices:
                     server.send_message(self._message(notice))
+            finally:
+                # what was taken is taken, however the server says goodbye
+                with suppress(OSError, smtplib.SMTPException):
+                    server.quit()
         except smtplib.SMTPResponseException as error:
             # RFC 5321, 4.2.1: 4yz asks to try again, 5yz not to
             said = error.smtp_error

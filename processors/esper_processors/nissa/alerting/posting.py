@@ -151,5 +151,9 @@ def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
             code = error.code
         later = code >= _LATER or code == 429
         raise DeliveryError(f"{host} answers with status {code}.", transient=later) from None
-    except (OSError, HTTPException) as error:
+    except HTTPException as error:
+        # its text may repeat the URL
+        kind = type(error).__name__
+        raise DeliveryError(f"{host} does not answer in HTTP ({kind}).", transient=True) from None
+    except OSError as error:
         raise DeliveryError(f"{host} does not answer: {error}.", transient=True) from None

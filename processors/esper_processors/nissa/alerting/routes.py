@@ -159,7 +159,8 @@ class Dispatcher(Service):
                 "The route %s did not take an alert (failure %d): %s The alert was: %s",
                 route.name,
                 self.figures.failures[route.name],
-                printable(str(error)[:400]),
+                # a server's words may have lines of their own
+                printable(" ".join(str(error)[:400].split())),
                 sentence_of(notices[0]),
             )
 

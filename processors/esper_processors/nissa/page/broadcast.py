@@ -111,17 +111,18 @@ class Broadcast:
         recent = [one.number for one in self._told if one.at_us >= since and one.run_id == run_id]
         return False, min(recent, default=self._next)
 
-    def since(self, number: int, run_id: str) -> tuple[list[Told], int]:
+    def since(self, number: int, run_id: str) -> tuple[list[Told], int, bool]:
         """The messages from a number on that a reader of a run is told (of all runs' states, where
-        `run_id` is empty), and the number of the next.
+        `run_id` is empty), the number of the next, and whether some are not kept any more.
         """
+        missed = bool(self._told) and self._told[0].number > number
         new: list[Told] = []
         for one in reversed(self._told):
             if one.number < number:
                 break
             if one.kind == "run" or one.run_id == run_id:
                 new.append(one)
-        return new[::-1], self._next
+        return new[::-1], self._next, missed
 
     def identity(self, number: int) -> str:
         """The id of a message, which a reader that comes back gives."""

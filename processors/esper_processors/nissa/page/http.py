@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Final
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
@@ -18,7 +20,7 @@ from esper.config import Settings
 from esper.errors import UnavailableError
 from esper.history.queries import HttpSource, QuerySource
 from esper.json_text import json_text
-from esper.service import ProblemError, requires
+from esper.service import CurrentCaller, ProblemError, requires
 from esper.service.checks.customs import OPEN, Customs
 from esper.service.checks.documents import response_of
 from esper.service.transport.sockets import HOST
@@ -29,11 +31,17 @@ from esper_processors.nissa.page.sessions import LASTS, BrowserSession, Sessions
 
 MOST_COMPARED: Final = 100
 MOST_CURVES: Final = 16
+MOST_READERS: Final = 32
+"""Streams at once, half of the requests that a part answers at once; and those of one caller."""
+MOST_OF_ONE: Final = 16
 _LONGEST_NAME: Final = 200
 _LAST_STEP: Final = 2**62
 _EVERY_S: Final = 0.2
 _RUNS_EVERY_S: Final = 1.0
 _ALIVE_S: Final = 10.0
+_LASTS_S: Final = 3600.0
+"""How long a stream lasts: who goes on reading shows the token again."""
+_THREADS: Final = 8
 RunId = Annotated[str, Path(max_length=_LONGEST_NAME)]
 Runs = Annotated[list[str], Query(alias="run", min_length=1, max_length=MOST_COMPARED)]
 
@@ -48,6 +56,7 @@ class RunsPage:
         broadcast: what happens now.
         state: figures of the worker itself, for the list of runs.
         alerts: alerts of a run.
+        readers: how many streams each caller reads now.
     """
 
     sessions: Sessions
@@ -56,6 +65,7 @@ class RunsPage:
     clock: Clock
     state: Callable[[], dict[str, Any]]
     alerts: Callable[[str], list[dict[str, Any]]]
+    readers: Counter[str] = field(default_factory=Counter)
 
     def source(self) -> QuerySource:
         """Where runs are read.
@@ -135,31 +145,43 @@ def add_routes(app: FastAPI, page: RunsPage) -> None:
     @app.get("/api/v1/page/runs", dependencies=[requires("viewer")])
     async def runs() -> Response:
         """The latest runs."""
-        found = await run_in_threadpool(run_queries.runs_of, page.source())
-        return _json({"runs": found, "most": run_queries.MOST_RUNS, "stack": page.state()})
+        state = page.state()
+
+        def text() -> str:
+            found = run_queries.runs_of(page.source())
+            return json_text({"runs": found, "most": run_queries.MOST_RUNS, "stack": state})
+
+        return await _read(text)
 
     @app.get("/api/v1/page/runs/{run_id}", dependencies=[requires("viewer")])
     async def run(run_id: RunId) -> Response:
         """One run: figures, settings, seeds, decisions, kernels, alerts."""
-        found = await run_in_threadpool(run_queries.run_of, page.source(), run_id)
-        if found is None:
-            raise ProblemError(
-                404, f"There is no run {run_id} in the history; `esper runs` lists them."
-            )
-        return _json(found | {"alerts": [_alert(one) for one in page.alerts(run_id)]})
+        alerts = [_alert(one) for one in page.alerts(run_id)]
+
+        def text() -> str:
+            found = run_queries.run_of(page.source(), run_id)
+            if found is None:
+                raise ProblemError(
+                    404, f"There is no run {run_id} in the history; `esper runs` lists them."
+                )
+            return json_text(found | {"alerts": alerts})
+
+        return await _read(text)
 
     @app.get("/api/v1/page/runs/{run_id}/health", dependencies=[requires("viewer")])
-    def health(run_id: RunId, columns: Annotated[int, Query(ge=1, le=500)] = 120) -> Response:
+    async def health(run_id: RunId, columns: Annotated[int, Query(ge=1, le=500)] = 120) -> Response:
         """Health of each layer over the steps."""
-        return _json(run_queries.health_of(page.source(), run_id, columns))
+        return await _read(lambda: json_text(run_queries.health_of(page.source(), run_id, columns)))
 
     @app.get("/api/v1/page/compared", dependencies=[requires("viewer")])
-    def compared(runs: Runs) -> Response:
+    async def compared(runs: Runs) -> Response:
         """Figures, settings and curves of some runs; those that the history lacks are left out."""
-        return _json({"runs": run_queries.compared_of(page.source(), runs)})
+        return await _read(
+            lambda: json_text({"runs": run_queries.compared_of(page.source(), runs)})
+        )
 
     @app.get("/api/v1/page/curves", dependencies=[requires("viewer")])
-    def curves(
+    async def curves(
         runs: Runs,
         names: Annotated[list[str], Query(alias="name", min_length=1, max_length=MOST_CURVES)],
         points: Annotated[int, Query(ge=3, le=4000)] = 1000,
@@ -169,42 +191,81 @@ def add_routes(app: FastAPI, page: RunsPage) -> None:
         """Curves of some runs, with at most so many points each."""
         if too_long := next((name for name in names if len(name) > _LONGEST_NAME), None):
             raise ProblemError(422, f"No curve has a name as long as {too_long[:40]!r} ...")
-        found = run_queries.curves_of(
-            page.source(),
-            runs,
-            list(dict.fromkeys(names)),
-            points=points,
-            first=first,
-            last=last,
-        )
-        return _json({"curves": found})
+
+        def text() -> str:
+            found = run_queries.curves_of(
+                page.source(),
+                runs,
+                list(dict.fromkeys(names)),
+                points=points,
+                first=first,
+                last=last,
+            )
+            return json_text({"curves": found})
+
+        return await _read(text)
 
     @app.get("/api/v1/page/stream", dependencies=[requires("viewer")])
     async def stream(
+        caller: CurrentCaller,
         run: Annotated[str, Query(max_length=_LONGEST_NAME)] = "",
         last_event_id: Annotated[str, Header(max_length=_LONGEST_NAME)] = "",
     ) -> StreamingResponse:
         """What happens in a run, and the states of all runs, as server-sent events."""
+        for held, most in (
+            (page.readers.total(), MOST_READERS),
+            (page.readers[caller.subject], MOST_OF_ONE),
+        ):
+            if held >= most:
+                raise ProblemError(
+                    429,
+                    f"{held} pages are shown live already, which is the most: close one.",
+                    headers={"Retry-After": "5"},
+                )
         return StreamingResponse(
-            _told(page.broadcast, page.clock, run, last_event_id),
+            _told(page, caller.subject, run, last_event_id),
             media_type="text/event-stream",
         )
 
 
-async def _told(broadcast: Broadcast, clock: Clock, run: str, last: str) -> AsyncIterator[str]:
-    """The text of server-sent events (HTML standard, section 9.2), until the reader leaves."""
+async def _read(text: Callable[[], str]) -> Response:
+    """An answer whose text is made in a thread: it waits for the history, and may be long."""
+    made = await to_thread.run_sync(text, limiter=_asking())
+    return Response(made, media_type="application/json")
+
+
+@cache
+def _asking() -> CapacityLimiter:
+    """Threads that wait for the history: fewer than there are, so that audits find one."""
+    return CapacityLimiter(_THREADS)
+
+
+async def _told(page: RunsPage, subject: str, run: str, last: str) -> AsyncIterator[str]:
+    """The text of server-sent events (HTML standard, section 9.2), until the reader leaves, or its
+    token has to be looked at again.
+    """
+    page.readers[subject] += 1
+    try:
+        async for text in _news(page.broadcast, page.clock, run, last):
+            yield text
+    finally:
+        page.readers[subject] -= 1
+
+
+async def _news(broadcast: Broadcast, clock: Clock, run: str, last: str) -> AsyncIterator[str]:
     resumed, number = broadcast.begin(run, last)
     yield _message(broadcast.identity(number - 1), "hello", {"resumed": resumed})
-    spoken = clock.monotonic()
-    while True:
-        told, following = broadcast.since(number, run)
+    began = spoken = clock.monotonic()
+    while (now := clock.monotonic()) - began < _LASTS_S:
+        told, following, missed = broadcast.since(number, run)
         number = following
-        now = clock.monotonic()
-        if text := "".join(
+        hello = _message(broadcast.identity(number - 1), "hello", {"resumed": False})
+        text = "".join(
             _message(broadcast.identity(place), kind, said) for place, kind, said in joined(told)
-        ):
+        )
+        if text or missed:
             spoken = now
-            yield text
+            yield f"{hello if missed else ''}{text}"
         elif now - spoken >= _ALIVE_S:
             spoken = now
             # without data: nothing is told, but a reader that comes back is not taken for late

@@ -17,6 +17,7 @@ from esper.history.queries import QuerySource
 MOST_RUNS: Final = 1_000
 """Runs that the list shows, the latest."""
 MOST_MOVES: Final = 200_000
+MOST_DECISIONS: Final = 20_000
 _RUNS: Final = f"SELECT * FROM runs WHERE NOT deleted ORDER BY started_at DESC LIMIT {MOST_RUNS}"  # noqa: S608  # a number of ours
 _RUN: Final = "SELECT * FROM runs WHERE run_id = {run:String}"
 _STARTED: Final = """
@@ -26,29 +27,38 @@ FROM raw_run_started WHERE run_id = {run:String} ORDER BY sequence LIMIT 1
 """
 _MOVES: Final = f"""
 SELECT layer, seed, timeline, epoch, step, from_stage, to_stage, family, kernel_id, decision_id,
-alpha, reason, occurred_at AS at
+alpha, reason, occurred_at AS at, false AS inherited
 FROM seed_transitioned WHERE run_id = {{run:String}} ORDER BY sequence LIMIT {MOST_MOVES}
 """  # noqa: S608  # a number of ours
-_DECISIONS: Final = (
-    "SELECT * FROM decisions WHERE run_id = {run:String} ORDER BY decided_at, layer, seed"
-)
+# a fork begins with what its parent had grown
+_INHERITED: Final = """
+SELECT one.layer AS layer, one.seed AS seed, timeline, epoch, step, 'DORMANT' AS from_stage,
+one.stage AS to_stage, one.family AS family, one.kernel_id AS kernel_id,
+one.decision_id AS decision_id, one.alpha AS alpha, 'inherited' AS reason, at, true AS inherited
+FROM (SELECT timeline, epoch, step, occurred_at AS at, arrayJoin(seeds) AS one FROM run_forked
+WHERE run_id = {run:String}) WHERE one.stage != 'DORMANT'
+"""
+_DECISIONS: Final = f"""
+SELECT * FROM decisions WHERE run_id = {{run:String}} ORDER BY decided_at, layer, seed
+LIMIT {MOST_DECISIONS}
+"""  # noqa: S608  # a number of ours
 _ROLLBACKS: Final = """
 SELECT from_step AS step, step AS to_step, reason, timeline, occurred_at AS at
-FROM run_rolled_back WHERE run_id = {run:String} ORDER BY sequence
+FROM run_rolled_back WHERE run_id = {run:String} ORDER BY sequence LIMIT 1000
 """
 _FORKS: Final = """
 SELECT run_id, parent_step AS step FROM run_forked WHERE parent_run_id = {run:String}
-ORDER BY step, run_id
+ORDER BY step, run_id LIMIT 1000
 """
 _KERNELS: Final = """
 SELECT kernel_id, family, parameters, flops, latency_us, grafts, fossilized, culled, mean_reward,
 mean_shadow_gap FROM kernel_league WHERE kernel_id IN
-(SELECT DISTINCT kernel_id FROM seed_transitioned WHERE run_id = {run:String})
+(SELECT DISTINCT kernel_id FROM seed_transitioned WHERE run_id = {run:String}) LIMIT 1000
 """
 _WORTH: Final = """
 SELECT decision_id, mode, orders, until_epoch, score_name, score_effect, score_low, score_high,
 loss_effect, loss_low, loss_high, measured_at FROM counterfactuals WHERE run_id = {run:String}
-ORDER BY measured_at
+ORDER BY measured_at LIMIT 1000
 """
 # aggregates, which give a row where there is none yet
 _METRICS: Final = """
@@ -72,7 +82,7 @@ _HEALTH: Final = """
 SELECT layer, intDiv(step * {columns:Int64}, {last:Int64} + 1) AS place,
 avgIf(health, isFinite(health)) AS health, avgIf(dead_ratio, isFinite(dead_ratio)) AS dead,
 avgIf(gradient_norm, isFinite(gradient_norm)) AS gradient
-FROM raw_seed_health WHERE run_id = {run:String} GROUP BY layer, place
+FROM raw_seed_health WHERE run_id = {run:String} AND step <= {last:Int64} GROUP BY layer, place
 """
 _LAST: Final = "SELECT max(step) AS last FROM raw_seed_health WHERE run_id = {run:String}"
 
@@ -125,7 +135,9 @@ def run_of(history: QuerySource, run_id: str) -> dict[str, Any] | None:
                 started["names"], started["kinds"], started["seeds"], strict=True
             )
         ],
-        "moves": [_timed(row, "at") for row in history.rows(_MOVES, mine)],
+        "moves": [
+            _timed(row, "at") for query in (_INHERITED, _MOVES) for row in history.rows(query, mine)
+        ],
         "decisions": [_decision(row) for row in history.rows(_DECISIONS, mine)],
         "rollbacks": [_timed(row, "at") for row in history.rows(_ROLLBACKS, mine)],
         "forks": history.rows(_FORKS, mine),

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from dataclasses import dataclass, field
 from datetime import timedelta
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from typing import Final
 
@@ -34,6 +32,9 @@ _PART: Final = "nissa"
 _OPENED: Final = b"esper page\0"
 """What a key signs before its cookie, so that no other signature of this installation is one."""
 _SECOND_US: Final = 1_000_000
+_NO_CODE: Final = "That is no code of `esper open`, or its minute is over"
+_TRIED: Final = 8
+"""Cookies of one name that are looked at: programs at other ports may have set some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Sessions:
 
     folder: Path
     clock: Clock
-    _used: dict[bytes, int] = field(default_factory=dict)
+    _used: dict[str, int] = field(default_factory=dict)
     _public: Ed25519PublicKey | None = None
 
     def begin(self, authorization: str) -> BrowserSession:
@@ -70,13 +71,15 @@ class Sessions:
         try:
             caller = Gatekeeper(self._checking(), self.clock, PAGE).caller(code)
         except ProblemError:
-            raise _refused("That is no code of `esper open`, or its minute is over") from None
+            raise _refused(_NO_CODE) from None
+        identity = tokens.identity_of(code)
+        if not identity:
+            raise _refused(_NO_CODE)
         now = self.clock.now_us()
         self._used = {one: until for one, until in self._used.items() if until > now}
-        digest = hashlib.sha256(code.encode()).digest()
-        if digest in self._used:
+        if identity in self._used:
             raise _refused("That code has been used already")
-        self._used[digest] = now + round(tokens.CODE_TTL.total_seconds() * _SECOND_US)
+        self._used[identity] = now + round(tokens.CODE_TTL.total_seconds() * _SECOND_US)
         private = token_keys.signing(self.folder)
         cookie = tokens.issue(
             private,
@@ -85,7 +88,7 @@ class Sessions:
             ttl=LASTS,
             clock=self.clock,
             audience=(_PART,),
-            identity=digest.hex(),
+            identity=identity,
         )
         key = base64.urlsafe_b64encode(private.sign(_OPENED + cookie.encode())).decode()
         until = now + round(LASTS.total_seconds() * _SECOND_US)
@@ -97,8 +100,10 @@ class Sessions:
         """
         if given := headers.get("authorization", ""):
             return given
-        cookie = _cookie(headers)
-        return f"Bearer {cookie}" if cookie and self._belongs(headers, cookie) else ""
+        for cookie in _cookies(headers):
+            if self._belongs(headers, cookie):
+                return f"Bearer {cookie}"
+        return ""
 
     def _belongs(self, headers: Headers, cookie: str) -> bool:
         try:
@@ -128,9 +133,13 @@ def _refused(why: str) -> ProblemError:
     )
 
 
-def _cookie(headers: Headers) -> str:
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(cookie_name(headers.get("host", "")))
-    except CookieError:
-        return ""
-    return found.value if found is not None else ""
+def _cookies(headers: Headers) -> list[str]:
+    """The values of this installation's cookie.
+
+    Read by hand: the standard library drops all cookies where it dislikes one, and whoever listens
+    at another port of this host may have set that.
+    """
+    name = cookie_name(headers.get("host", ""))
+    parts = (part for line in headers.getlist("cookie") for part in line.split(";"))
+    pairs = (part.strip().partition("=") for part in parts)
+    return [value for key, _, value in pairs if key == name and value][:_TRIED]

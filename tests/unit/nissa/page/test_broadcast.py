@@ -26,7 +26,8 @@ def step(
 
 
 def said(broadcast: Broadcast, number: int, run: str) -> list[tuple[int, str, Any]]:
-    told, _ = broadcast.since(number, run)
+    told, _, missed = broadcast.since(number, run)
+    assert not missed
     return [(place, kind, dict(one)) for place, kind, one in joined(told)]
 
 
@@ -95,6 +96,15 @@ def test_who_was_away_too_long_is_told_so(clock: ManualClock) -> None:
     assert broadcast.begin("a", broadcast.identity(5))[0] is False
     assert broadcast.begin("a", broadcast.identity(9)) == (True, 10)
     assert broadcast.begin("a", broadcast.identity(KEPT + 10))[0] is False  # never told yet
+
+
+def test_who_reads_too_slowly_is_told_so(clock: ManualClock) -> None:
+    run, broadcast = Run("a"), Broadcast(clock)
+    for number in range(KEPT + 3):
+        broadcast.take(step(run, number), None)
+    assert broadcast.since(2, "a")[2]
+    told, following, missed = broadcast.since(3, "a")
+    assert (len(told), following, missed) == (KEPT, KEPT + 3, False)
 
 
 def test_a_message_of_another_life_is_not_taken_for_one_of_this(clock: ManualClock) -> None:

@@ -56,12 +56,27 @@ def asked(sessions: Sessions, cookie: str, key: str, port: str = "9090", **more:
 
 
 def test_a_code_opens_one_session_for_whom_it_names(sessions: Sessions, clock: ManualClock) -> None:
-    given = code(sessions, "nissa", tokens.PAGE)
+    given = code(sessions, "nissa", tokens.PAGE, identity="one")
     session = sessions.begin(given)
     assert (session.caller.subject, session.caller.role) == ("ada", "viewer")
     assert session.expires_us == clock.now_us() + LASTS // timedelta(microseconds=1)
     with pytest.raises(ProblemError, match="used already"):
         sessions.begin(given)
+
+
+def test_a_code_is_used_however_it_is_written(sessions: Sessions) -> None:
+    """Base64 has several texts for the same bytes."""
+    given = code(sessions, "nissa", tokens.PAGE, identity="one")
+    sessions.begin(given)
+    for again in (f"{given}=", f"{given}==", f" {given} "):
+        with pytest.raises(ProblemError) as refused:
+            sessions.begin(again)
+        assert refused.value.status == 401
+
+
+def test_a_code_without_an_identity_is_none(sessions: Sessions) -> None:
+    with pytest.raises(ProblemError, match="no code"):
+        sessions.begin(code(sessions, "nissa", tokens.PAGE))
 
 
 @pytest.mark.parametrize("audience", [("nissa",), ("history",), ("nissa", "history")])
@@ -73,7 +88,7 @@ def test_a_token_that_is_no_code_opens_none(sessions: Sessions, audience: tuple[
 
 
 def test_a_code_ends_with_its_minute(sessions: Sessions, clock: ManualClock) -> None:
-    given = code(sessions, "nissa", tokens.PAGE)
+    given = code(sessions, "nissa", tokens.PAGE, identity="one")
     clock.advance(61)
     with pytest.raises(ProblemError, match="esper open"):
         sessions.begin(given)
@@ -103,6 +118,18 @@ def test_a_cookie_alone_is_nothing(sessions: Sessions) -> None:
     session, other = opened(sessions), opened(sessions, "two")
     for key in (other.key, session.key[:-6], session.key[4:], session.cookie, "", "é~"):
         assert asked(sessions, session.cookie, key) == ""
+
+
+@pytest.mark.parametrize("planted", ["foo", "a b=1", "secure", "esper_session_9090=x", "=;=", "é"])
+def test_cookies_of_others_end_no_session(sessions: Sessions, planted: str) -> None:
+    """Whoever listens at another port of this host may set cookies for it."""
+    session = opened(sessions)
+    headers = [
+        (b"host", HOST.encode()),
+        (b"cookie", f"{planted}; esper_session_9090={session.cookie}; z".encode("latin-1")),
+        (b"x-esper-key", session.key.encode()),
+    ]
+    assert sessions.authorization(Headers(raw=headers), NOTHING) == f"Bearer {session.cookie}"
 
 
 def test_a_cookie_of_another_port_is_another_installation_s(sessions: Sessions) -> None:

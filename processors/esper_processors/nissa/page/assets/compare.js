@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { commonSteps, groupsOf, labelled, meanCurve } from "./compare_stats.js";
 import { figuresTable, lineTable, settingsTable } from "./compare_tables.js";
-import { command, debounce, fill, h, section, throttle, watchVisible } from "./dom.js";
+import { command, debounce, fill, h, section, soon, throttle, watchVisible } from "./dom.js";
 import { number, word } from "./format.js";
 import { faded, lineStyle } from "./palette.js";
 import { Plot } from "./plot.js";
@@ -26,7 +26,7 @@ class CompareView {
     this.range = new Range();
     this.ended = new AbortController();
     this.renew = throttle(() => this.#loadCurves(), 3000);
-    this.reload = debounce(() => this.load(), 1500);
+    this.reload = soon(() => this.load(), 1500);
     this.zoomSoon = debounce(() => this.#loadCurves(), 250);
     this.current = throttle(() => this.#current(), 80);
     this.#build();
@@ -101,9 +101,11 @@ class CompareView {
     try {
       const { runs } = await get("/page/compared", { run: this.ids }, this.ended.signal);
       this.loaded = labelled(runs);
+      this.failed = false;
       this.app.solved();
     } catch (error) {
       if (error.name === "AbortError") return;
+      this.failed = true;
       this.app.problem(error, () => this.load());
       if (!this.loaded.length) fill(this.note, "Nothing is shown yet: see the message above.");
       return;

@@ -90,7 +90,7 @@ export class CurveCard {
       if (asked !== this.#asked) return;
       this.#full = new Map(curves.map((curve) => [curve.name, curve]));
       this.#loaded = true;
-      this.#recent.forEach((one) => this.#put(one.name, one.steps, one.values));
+      this.#recent.forEach((one) => this.#put(one.name, one.steps, one.values, one.per));
       for (const curve of curves) this.host.range.reach(curve.steps.at(-1));
       if (this.host.range.zoom) this.#loadDetail();
       this.draw();
@@ -126,12 +126,12 @@ export class CurveCard {
   }
 
   /** Takes points of the stream; those of the last seconds are put into later answers too. */
-  merge(name, steps, values) {
+  merge(name, steps, values, per = "step") {
     if (!this.names.includes(name)) return;
     const at = performance.now();
     this.#recent = this.#recent.filter((one) => one.at > at - OVERLAP_MS);
-    this.#recent.push({ name, steps, values, at });
-    if (this.#loaded) this.#put(name, steps, values);
+    this.#recent.push({ name, steps, values, per, at });
+    if (this.#loaded) this.#put(name, steps, values, per);
   }
 
   /** The run went back: points of the stream are of a timeline that it left. */
@@ -139,10 +139,11 @@ export class CurveCard {
     this.#recent = [];
   }
 
-  #put(name, steps, values) {
+  #put(name, steps, values, per) {
     let curve = this.#full.get(name);
     if (!curve) {
-      curve = { name, unit: "", per: "step", steps: [], values: [], total: 0 };
+      const unit = name.endsWith("accuracy") ? "fraction" : name === "step time" ? "ms" : "";
+      curve = { name, unit, per, steps: [], values: [], total: 0 };
       this.#full.set(name, curve);
     }
     mergePoints(curve, steps, values);

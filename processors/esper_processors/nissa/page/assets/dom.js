@@ -71,6 +71,28 @@ export function throttle(work, ms) {
   return call;
 }
 
+/** Calls `work` `ms` after a call, and again after the last of those that came meanwhile. */
+export function soon(work, ms) {
+  let timer = 0;
+  let more = false;
+  const go = () => {
+    timer = 0;
+    work();
+    if (more) call();
+    more = false;
+  };
+  const call = () => {
+    if (timer) more = true;
+    else timer = setTimeout(go, ms);
+  };
+  call.cancel = () => {
+    clearTimeout(timer);
+    timer = 0;
+    more = false;
+  };
+  return call;
+}
+
 /** Calls `work` once nothing has called for `ms`. */
 export function debounce(work, ms) {
   let timer = 0;

@@ -51,7 +51,7 @@ export class HeatMap {
   /** Shows an answer of `health`. */
   set(data) {
     this.#data = data;
-    const has = data.layers.length > 0 && data.steps.length > 0;
+    const has = data.health.some((row) => row.some((one) => one !== null));
     this.note.hidden = has;
     this.scroll.hidden = !has;
     if (!has) fill(this.note, "No measurements yet: they come with the telemetry of the run.");

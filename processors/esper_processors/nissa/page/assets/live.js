@@ -4,7 +4,8 @@ import { ascending, mergePoints } from "./points.js";
 import { openStream } from "./stream.js";
 
 const HELD_OUT = "held-out loss";
-const BY_EPOCH = [HELD_OUT, "held-out accuracy", "test loss", "score"];
+/** What a message of an epoch has beside curves. */
+const NO_CURVES = new Set(["epoch", "step", "score_name", "test score"]);
 const COUNTED = { GERMINATED: "grafts", FOSSILIZED: "fossilized", CULLED: "culled" };
 const GREETING_MS = 1000;
 /** An answer may be this much older than what the stream brought meanwhile. */
@@ -65,9 +66,9 @@ export class RunLive {
 
   #epoch(data) {
     const { view } = this;
-    for (const name of BY_EPOCH) {
-      if (data[name] === undefined || data[name] === null) continue;
-      view.cards.forEach((card) => card.merge(name, [data.step], [data[name]]));
+    for (const [name, value] of Object.entries(data)) {
+      if (NO_CURVES.has(name) || value === null) continue;
+      view.cards.forEach((card) => card.merge(name, [data.step], [value], "epoch"));
     }
     if (!view.data) return;
     const loss = data[HELD_OUT] ?? null;
@@ -111,7 +112,10 @@ export class RunLive {
 
   #run(data) {
     const { view } = this;
-    if (!view.data || data.run_id !== view.id) return;
+    if (data.run_id !== view.id) return;
+    // opened before the history had it
+    if (view.failed) view.again();
+    if (!view.data) return;
     const { run } = view.data;
     // with the end come figures that the stream does not have
     if (data.state && data.state !== run.state) view.again();

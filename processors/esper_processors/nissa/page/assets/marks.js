@@ -25,7 +25,7 @@ export function marksOf({ moves, rollbacks, forks, run }) {
   const marks = [];
   for (const move of moves) {
     const kind = BY_STAGE[move.to_stage];
-    if (!kind) continue;
+    if (!kind || move.inherited) continue;
     const family = move.family ? ` ${move.family}` : "";
     const text = kind === "graft" ? `Graft${family} onto ${place(move)}`
       : `${kind === "keep" ? "Keep" : "Cull"}${family} of ${place(move)}`;

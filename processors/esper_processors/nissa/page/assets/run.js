@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { CurveCard } from "./curves.js";
-import { debounce, fill, h, section, throttle, watchVisible } from "./dom.js";
+import { fill, h, section, soon, throttle, watchVisible } from "./dom.js";
 import { compareLink, runName } from "./format.js";
 import { HeatMap } from "./heat_map.js";
 import { RunLive } from "./live.js";
@@ -35,7 +35,8 @@ class RunView {
     this.ended = new AbortController();
     this.visible = watchVisible((node, seen) => this.#seen(node, seen));
     this.details = new RunDetails(this);
-    this.reload = debounce(() => this.load(), 400);
+    // the history has an event half a second after the stream
+    this.reload = soon(() => this.load(), 700);
     this.redraw = throttle(() => this.#redraw(), REDRAW_MS);
     this.heatSoon = throttle(() => this.#loadHealth(), 10_000);
     this.#build();

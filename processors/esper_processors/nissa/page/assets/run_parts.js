@@ -116,12 +116,18 @@ export function kernelTable() {
   });
 }
 
+/** Why nobody was told of an alert. */
+const WITHHELD = { SILENCED: ", silenced", LIMITED: ", above the limit of an hour" };
+
 /** Alerts, those that hold first. */
 export function alertList(alerts, run) {
   const sorted = [...alerts].sort((a, b) => Boolean(a.resolved_at) - Boolean(b.resolved_at)
     || (b.severity === "CRITICAL") - (a.severity === "CRITICAL")
     || String(b.raised_at).localeCompare(String(a.raised_at)));
-  if (!sorted.length) return h("p", { class: "note" }, "No alert was raised.");
+  if (!sorted.length) {
+    return [h("p", { class: "note" }, "Nissa knows of no alert of the last week."),
+      command(`esper alerts ${word(run.run_id)}`, "Look through the whole run in the terminal")];
+  }
   return [
     h("ul", { class: "alerts" }, sorted.map((one) => {
       const where = one.seed >= 0 ? place(one) : one.layer;
@@ -130,7 +136,7 @@ export function alertList(alerts, run) {
           + `${one.resolved_at ? " over" : ""}`,
       },
       h("span", { class: "alert-kind" }, one.severity === "CRITICAL" ? "critical" : "warning",
-        one.resolved_at ? ", over" : ", holds"),
+        one.resolved_at ? ", over" : ", holds", WITHHELD[one.withheld]),
       h("span", null, one.sentence),
       h("span", { class: "quiet" }, [one.detector, where, `step ${number(one.step)}`,
         moment(one.raised_at), one.resolved_at && `over ${moment(one.resolved_at)}`]
@@ -175,7 +181,7 @@ export function lineageBlock({ run, forks }) {
 
 /** The alerts that hold, as a line above the curves. */
 export function alertLine(alerts) {
-  const held = alerts.filter((one) => !one.resolved_at);
+  const held = alerts.filter((one) => !one.resolved_at && !one.withheld);
   const box = h("p", { class: "alert-line", hidden: !held.length });
   if (!held.length) return box;
   const critical = held.some((one) => one.severity === "CRITICAL");

@@ -1,7 +1,7 @@
 // The view of all runs: a table to search, filter, sort, and to pick runs for a comparison.
 
 import { get } from "./api.js";
-import { command, debounce, fill, h, say } from "./dom.js";
+import { command, fill, h, say, soon } from "./dom.js";
 import { ago, compareLink, count, moment, number, runLink, runName, short, shortDuration, signed }
   from "./format.js";
 import { stateNode } from "./decisions.js";
@@ -9,6 +9,7 @@ import { openStream } from "./stream.js";
 import { Table } from "./table.js";
 
 const MOST = 100;
+const MISSES = 10;
 const STATES = ["RUNNING", "PAUSED", "FINISHED", "INTERRUPTED", "FAILED"];
 /** What was searched and picked: still there when the reader comes back from a run. */
 const kept = { search: "", state: "", recipe: "", sort: ["started", -1], picked: new Set() };
@@ -19,7 +20,9 @@ class RunsView {
     this.runs = [];
     this.baselines = new Map();
     this.ended = new AbortController();
-    this.reload = debounce(() => this.load(), 1500);
+    this.reload = soon(() => this.load(), 1500);
+    /** How often a run was asked for that no list had: older than the list, or deleted. */
+    this.unknown = new Map();
     this.table = this.#table();
     this.search = h("input", {
       type: "search", placeholder: "Search: run, name, recipe, note, tag", value: kept.search,
@@ -216,6 +219,9 @@ class RunsView {
     if (!this.loaded) return;
     const at = this.runs.findIndex((run) => run.run_id === data.run_id);
     if (at < 0) {
+      const asked = this.unknown.get(data.run_id) || 0;
+      if (asked >= MISSES) return;
+      this.unknown.set(data.run_id, asked + 1);
       this.reload();
       return;
     }

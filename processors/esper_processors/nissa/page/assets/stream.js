@@ -16,7 +16,10 @@ export function makeParser(give) {
     for (const raw of lines) {
       const line = raw.endsWith("\r") ? raw.slice(0, -1) : raw;
       if (!line) {
-        if (message.data.length) give({ ...message, data: message.data.join("\n") });
+        // an id without data says up to where nothing was missed
+        if (message.data.length || message.id) {
+          give({ ...message, data: message.data.join("\n") });
+        }
         message = { event: "message", data: [] };
         continue;
       }
@@ -31,6 +34,20 @@ export function makeParser(give) {
   };
 }
 
+/** Done when the page can be seen, or is left. */
+function shown(signal) {
+  return new Promise((go) => {
+    const look = () => {
+      if (document.hidden && !signal.aborted) return;
+      document.removeEventListener("visibilitychange", look);
+      go();
+    };
+    document.addEventListener("visibilitychange", look);
+    signal.addEventListener("abort", look, { once: true });
+    look();
+  });
+}
+
 /**
  * Reads the stream until `close()`, connecting again where it ends.
  * `on` has a function by event kind, and `state(name, seconds)` and `failed(error)`.
@@ -42,13 +59,14 @@ export function openStream(run, on) {
 
   const take = (message) => {
     if (message.id) last = message.id;
+    failures = 0;
+    if (!message.data) return;
     let data;
     try {
       data = JSON.parse(message.data);
     } catch {
       return;
     }
-    failures = 0;
     on[message.event]?.(data);
   };
 
@@ -56,6 +74,9 @@ export function openStream(run, on) {
     const once = new AbortController();
     const end = () => once.abort();
     stop.signal.addEventListener("abort", end);
+    // a browser has six connections to a host: tabs that nobody sees would keep the others waiting
+    const hide = () => document.hidden && end();
+    document.addEventListener("visibilitychange", hide);
     let timer = setTimeout(end, SILENCE_MS);
     try {
       const query = run ? `?run=${encodeURIComponent(run)}` : "";
@@ -78,11 +99,13 @@ export function openStream(run, on) {
     } finally {
       clearTimeout(timer);
       stop.signal.removeEventListener("abort", end);
+      document.removeEventListener("visibilitychange", hide);
     }
   };
 
   const loop = async () => {
     while (!stop.signal.aborted) {
+      await shown(stop.signal);
       try {
         await read();
       } catch (error) {
@@ -94,6 +117,7 @@ export function openStream(run, on) {
         }
       }
       if (stop.signal.aborted) return;
+      if (document.hidden) continue;
       const seconds = WAITS[Math.min(failures++, WAITS.length - 1)];
       on.state?.("waiting", seconds);
       await new Promise((go) => {
