@@ -65,6 +65,8 @@ def examine(settings: Settings) -> tuple[Finding, ...]:
         _gpu,
         _kcat,
         _chromium,
+        _prometheus,
+        _alertmanager,
     )
     return tuple(check(settings) for check in checks)
 
@@ -329,7 +331,23 @@ def _chromium(_: Settings) -> Finding:
     return _program(
         "chromium",
         ("chromium", "chromium-browser", "google-chrome"),
-        "optional, for tests of the dashboard: install chromium",
+        "optional, for tests of the page: install chromium",
+    )
+
+
+def _prometheus(_: Settings) -> Finding:
+    return _program(
+        "prometheus",
+        ("prometheus",),
+        "optional, for tests of deploy/monitoring: install prometheus, which promtool comes with",
+    )
+
+
+def _alertmanager(_: Settings) -> Finding:
+    return _program(
+        "alertmanager",
+        ("prometheus-alertmanager", "alertmanager"),
+        "optional, for tests of deploy/monitoring: install prometheus-alertmanager",
     )
 
 

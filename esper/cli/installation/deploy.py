@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 BROKERS: Final = 3
 PARTS: Final = ("tolaria", "tamiyo", "nissa", "history", "foundry")
-OTHERS: Final = frozenset({"root.pem", "kafka.pem", "registry.pem", "registry.key"})
+OTHERS: Final = frozenset(
+    {"root.pem", "kafka.pem", "registry.pem", "registry.key", "nissa.token", "grafana.admin"}
+)
 """What the images of others read, whose users have ids of their own.
 
 On this machine the folder keeps them from everybody else.
@@ -62,6 +64,7 @@ def secrets(
     principal, keys. Overwrites nothing.
     """
     from esper.clock import SystemClock  # noqa: PLC0415 - `esper --help` waits for nothing that a command needs
+    from esper.service.checks import tokens  # noqa: PLC0415 - as above
     from esper.service.transport import signing, token_keys  # noqa: PLC0415 - as above
 
     try:
@@ -76,17 +79,30 @@ def secrets(
             f"{folder} cannot be made ({error.strerror}): give a folder that can."
         ) from error
     for name, content in {**certificates(SystemClock(), namespace, days), **passwords()}.items():
-        path = folder / name
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), 0o644 if name in OTHERS else 0o600)
+        write(folder / name, content)
     token_keys.ensure(folder / "keys")
     signing.ensure_all(folder / "keys", SystemClock())
+    token = tokens.own(
+        folder / "keys",
+        subject="prometheus",
+        clock=SystemClock(),
+        ttl=tokens.LONGEST["viewer"],
+        audience=("nissa",),
+    )
+    write(folder / "nissa.token", token.encode())
     print(
-        f"Wrote the secrets of a deployment to {folder}; certificates end in {days} days. "
+        f"Wrote the secrets of a deployment to {folder}; certificates end in {days} days, "
+        f"Prometheus' token in {tokens.LONGEST['viewer'].days} (docs/runbook.md renews it). "
         "Keep root.key away from the machines that run Esper."
     )
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a new secret, readable by others in the images that need that."""
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+        os.fchmod(file.fileno(), 0o644 if path.name in OTHERS else 0o600)
 
 
 def passwords() -> dict[str, bytes]:
@@ -108,6 +124,7 @@ def passwords() -> dict[str, bytes]:
         f"CLICKHOUSE_HISTORY_SHA256={_sha256(writer)}\nCLICKHOUSE_VIEWER_SHA256={_sha256(viewer)}\n"
     )
     files["clickhouse-viewer.password"] = viewer
+    files["grafana.admin"] = chance.token_urlsafe(24)
     files["s3.env"] = (
         f"AWS_ACCESS_KEY_ID={access}\nAWS_SECRET_ACCESS_KEY={secret}\nAWS_DEFAULT_REGION=us-east-1\n"
     )

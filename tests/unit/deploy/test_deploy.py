@@ -32,6 +32,7 @@ DEPLOY: Final = ROOT / "deploy"
 KUSTOMIZE: Final = DEPLOY / "kustomize"
 PARTS: Final = ("tolaria", "tamiyo", "nissa", "history", "foundry")
 OURS: Final = (*PARTS, "topics", "trainer")
+MONITORING: Final = ("prometheus", "alertmanager", "grafana")
 KUBERNETES: Final = "1.32"
 
 
@@ -128,6 +129,7 @@ def test_every_kubernetes_resource_is_valid_by_its_schema(
         "registry",
         "clickhouse",
         "s3",
+        *MONITORING,
     }
 
 
@@ -293,7 +295,7 @@ def test_certificates_carry_the_names_that_are_used(
     assert "registry" in registry
     assert set(environment["ESPER_SERVICE__HOSTS"].split(",")) <= parts
     services = {one["metadata"]["name"] for one in kubernetes[0] if one["kind"] == "Service"}
-    assert services == {*PARTS, "kafka", "registry", "clickhouse", "s3"}
+    assert services == {*PARTS, "kafka", "registry", "clickhouse", "s3", *MONITORING}
 
 
 def test_secrets_are_their_owners(secrets: Path) -> None:
@@ -307,6 +309,8 @@ def test_secrets_are_their_owners(secrets: Path) -> None:
         "kafka.pem",
         "registry.pem",
         "registry.key",
+        "nissa.token",
+        "grafana.admin",
     }
     texts = [path.read_bytes() for path in secrets.rglob("*.password")]
     assert len(set(texts)) == len(texts) == len(PRINCIPALS) + 2

@@ -33,6 +33,8 @@ def test_every_check_that_is_not_fine_says_what_to_do(tmp_path: Path) -> None:
         "cores",
         "kcat",
         "chromium",
+        "prometheus",
+        "alertmanager",
         "gpu",
         "memory",
         "ports",
