@@ -82,6 +82,7 @@ def build(settings: Settings, clock: Clock) -> faust.App:
         settings,
         clock,
         reading=lambda: {place: (end, at) for place, end, at in _reading(app, read)},
+        opened=consumers.opened,
         said=lambda event: broadcast.take(event, None),
         caught_up=lambda *topics: follower.caught_up(*topics),  # noqa: PLW0108  # made below
     )

@@ -40,6 +40,7 @@ class Watched:
 
     nissa: Worker
     prometheus: str
+    alertmanager: str
     people: Listener
 
     def value(self, query: str) -> str:
@@ -118,7 +119,8 @@ def watched(nissa: Worker, tmp_path: Path) -> Iterator[Watched]:
                 f"--web.listen-address=127.0.0.1:{ports[0]}",
             )
         )
-        yield Watched(nissa, f"http://127.0.0.1:{ports[0]}", people)
+        prometheus, alertmanager = (f"http://127.0.0.1:{port}" for port in ports)
+        yield Watched(nissa, prometheus, alertmanager, people)
 
 
 def answers(url: str) -> bool:
@@ -130,6 +132,7 @@ def answers(url: str) -> bool:
 
 def test_a_nissa_that_dies_is_told_and_that_she_is_back(watched: Watched) -> None:
     until(lambda: answers(watched.prometheus))
+    until(lambda: answers(watched.alertmanager))
     until(lambda: watched.value('up{job="nissa"}') == "1")
     until(lambda: watched.value("esper_nissa_uptime_seconds") != "")
     watched.nissa.signal(signal.SIGKILL)

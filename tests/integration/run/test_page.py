@@ -23,11 +23,11 @@ from esper.oona.bus.access import Access
 from esper.oona.bus.kafka import KafkaBus
 from esper.stack import status
 from tests.browsers import PATIENCE_MS, chromium, needs_chromium
-from tests.integration.run.whole import FAMILIES, begin, endpoints, esper, lockstep, query
+from tests.integration.run.whole import FAMILIES, begin, endpoints, esper, query
 from tests.unit.nissa.journal import Run
 from tests.waiting import until
 
-__all__ = ["chromium", "lockstep"]
+__all__ = ["chromium"]
 pytestmark = needs_chromium
 RUN: Final = "twin-0"
 HOSTILE: Final = "<img src=x onerror=hacked=1>"

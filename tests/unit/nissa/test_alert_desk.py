@@ -19,6 +19,7 @@ from esper.config import Settings
 from esper.events import Event, decode, encode
 from esper.events.records import AlertRaised, AlertResolved
 from esper.oona.bus.port import Received
+from esper.oona.inbound.intake import opened
 from esper_processors.nissa.alerting import desk as desk_module
 from esper_processors.nissa.alerting import notices
 from esper_processors.nissa.alerting.desk import HELD_BACK, STATE, AlertDesk
@@ -81,6 +82,7 @@ class Desk:
             clock,
             reading=lambda: self.reading,
             caught_up=lambda *_: True,
+            opened=opened,
         )
         topics = {one.topic: one.apply for one in self.desk.followed()}
         # what a follower would bring after a kill

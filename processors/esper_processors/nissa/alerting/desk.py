@@ -25,7 +25,6 @@ from esper.clock import Clock
 from esper.config import Settings
 from esper.errors import PoisonError
 from esper.events import Event, encode
-from esper.events import decode as decode_event
 from esper.events.records import AlertResolved, AnomalyDetected
 from esper.oona.bus.port import Received
 from esper_processors.cluster import Followed
@@ -86,7 +85,8 @@ class AlertDesk:
     There is one Nissa in an installation; a second would say everything twice.
 
     `reading` says how far topics have been read, `caught_up` whether those of `followed` have been
-    read whole; `said` hears what is sent to the topic of alerts.
+    read whole; `opened` gives the event in a message, `said` hears what is sent to the topic of
+    alerts.
     """
 
     def __init__(
@@ -97,9 +97,10 @@ class AlertDesk:
         *,
         reading: Callable[[], Reading],
         caught_up: Callable[..., bool],
+        opened: Callable[[Received], Event],
         said: Callable[[Event], None] = lambda _: None,
     ) -> None:
-        self._said = said
+        self._opened, self._said = opened, said
         self._clock, self._reading, self._caught_up = clock, reading, caught_up
         self._home: Path = settings.home.resolve()
         self._state, self._silenced = _own_topic(app, STATE), _own_topic(app, SILENCES)
@@ -129,7 +130,7 @@ class AlertDesk:
         return (
             Followed(STATE, 0, self._learn_state),
             Followed(SILENCES, 0, self._learn_silence),
-            Followed(notices.TOPIC, since_ms, lambda one: self.list.take(decode_event(one.value))),
+            Followed(notices.TOPIC, since_ms, lambda one: self.list.take(self._opened(one))),
         )
 
     def ready(self) -> bool:
