@@ -286,6 +286,26 @@ def raw_topic(app: faust.App, *names: str) -> TopicT:
     )
 
 
+def own_topic(app: faust.App, name: str, **config: object) -> TopicT:
+    """A topic of a part's own, which is made where it is missing: as bytes, compacted, one
+    partition, so that whoever reads it whole knows all in the same order.
+
+    `config` is what Kafka shall keep it by, beside its defaults.
+    """
+    topic = app.topic(
+        name,
+        partitions=1,
+        compacting=True,
+        config=config,
+        key_type=bytes,
+        value_type=bytes,
+        key_serializer="raw",
+        value_serializer="raw",
+    )
+    app.task(topic.maybe_declare)
+    return topic
+
+
 class AcknowledgedTable(faust.Table[bytes, bytes]):
     """A table of bytes that knows when the changelog has its last write: what was answered must be
     remembered first.

@@ -10,7 +10,6 @@ import http.server
 import json
 import os
 import queue
-import shutil
 import signal
 import subprocess
 import threading
@@ -24,15 +23,8 @@ import pytest
 
 from esper.clock import SystemClock
 from tests.attacks.history_victim import Victim
+from tests.browsers import CHROMIUM, needs_chromium
 
-CHROMIUM = next(
-    (
-        path
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (path := shutil.which(name))
-    ),
-    None,
-)
 QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run")
 OFFLINE = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
 
@@ -133,9 +125,7 @@ def browsing(address: str, profile: Path) -> Iterator[None]:
         browser.wait()
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no browser here: install chromium (apt-get install chromium)"
-)
+@needs_chromium
 @pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
 def test_a_page_reads_and_asks_nothing(history_victim: Victim, tmp_path: Path, name: str) -> None:
     """Twelve ways in which a page makes a browser ask, from another site and from another port of
@@ -155,9 +145,7 @@ def test_a_page_reads_and_asks_nothing(history_victim: Victim, tmp_path: Path, n
     assert history_victim.ran == []
 
 
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="there is no browser here: install chromium (apt-get install chromium)"
-)
+@needs_chromium
 def test_a_person_at_the_same_browser_may_ask(history_victim: Victim, tmp_path: Path) -> None:
     """What a person types into the address bar is answered: the refusals above are not for want of
     a working request.

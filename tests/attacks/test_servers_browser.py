@@ -10,7 +10,6 @@ import contextlib
 import http.server
 import json
 import os
-import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -27,22 +26,13 @@ from esper.config import Settings
 from esper.service import ProblemError, Server, create_app, requires
 from esper.service.checks.customs import Customs
 from esper.service.checks.documents import response_of
+from tests.browsers import CHROMIUM, needs_chromium
 from tests.servicefixtures import Recorder, token
 
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
 SECRET = "what-only-a-viewer-may-read"  # noqa: S105 -- no password
 CLOCK = SystemClock()
 
-pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason=(
-            "there is no browser: install chromium (Debian: apt install chromium) for these tests"
-        ),
-    ),
-]
+pytestmark = needs_chromium
 
 PAGE = """<!doctype html><title>evil</title><script>
 async function attack(url) {

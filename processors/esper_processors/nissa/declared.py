@@ -11,7 +11,7 @@ from esper_processors.cluster import Followed
 from esper_processors.nissa import custom
 from esper_processors.nissa.collectors import Collectors
 from esper_processors.nissa.custom import Definition
-from esper_processors.streams import kafka_errors
+from esper_processors.streams import kafka_errors, own_topic
 
 DEFINITIONS: Final = "esper-nissa-definitions"
 """The topic: compacted, one partition, so that every worker knows all in the same order."""
@@ -23,16 +23,7 @@ class DeclaredMetrics:
     def __init__(self, app: faust.App, collectors: Collectors) -> None:
         self.by_name: dict[str, Definition] = {}
         self._collectors = collectors
-        self._topic = app.topic(
-            DEFINITIONS,
-            partitions=1,
-            compacting=True,
-            key_type=bytes,
-            value_type=bytes,
-            key_serializer="raw",
-            value_serializer="raw",
-        )
-        app.task(self._topic.maybe_declare)
+        self._topic = own_topic(app, DEFINITIONS)
 
     def followed(self) -> Followed:
         """What has to be read whole before all is known."""

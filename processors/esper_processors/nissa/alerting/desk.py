@@ -36,7 +36,7 @@ from esper_processors.nissa.alerting.posting import Alertmanager, Webhook
 from esper_processors.nissa.alerting.routes import Dispatcher, Route
 from esper_processors.nissa.alerting.run_alerts import KnownAlerts, RunAlerts, Unsent
 from esper_processors.nissa.alerting.silences import SilenceRule
-from esper_processors.streams import FramedSender, kafka_errors
+from esper_processors.streams import FramedSender, kafka_errors, own_topic
 
 STATE: Final = "esper-nissa-alerts"
 """What is known of each run, under its id: Nissa's own, compacted, one partition."""
@@ -103,7 +103,9 @@ class AlertDesk:
         self._opened, self._said = opened, said
         self._clock, self._reading, self._caught_up = clock, reading, caught_up
         self._home: Path = settings.home.resolve()
-        self._state, self._silenced = _own_topic(app, STATE), _own_topic(app, SILENCES)
+        self._state, self._silenced = (
+            own_topic(app, name, **_COMPACTION) for name in (STATE, SILENCES)
+        )
         self._outbound = FramedSender(app, notices.TOPIC)
         self.dispatcher = Dispatcher(
             routes_of(settings, clock), log_from=settings.alerts.log_severity
@@ -118,8 +120,6 @@ class AlertDesk:
         self._saving = asyncio.Lock()
         self._lags: list[int] = []
         self._before: tuple[int, Reading] | None = None
-        app.task(self._state.maybe_declare)
-        app.task(self._silenced.maybe_declare)
         app.service(self.dispatcher)  # type: ignore[arg-type]  # Faust takes instances too
         app.timer(SAVE_S)(self._save_in_time)
         app.timer(LOOK_S)(self.look)
@@ -408,16 +408,3 @@ class AlertDesk:
 
 def _key(run_id: str) -> bytes:
     return run_id.encode() or _STACK
-
-
-def _own_topic(app: faust.App, name: str) -> Any:
-    return app.topic(
-        name,
-        partitions=1,
-        compacting=True,
-        config=_COMPACTION,
-        key_type=bytes,
-        value_type=bytes,
-        key_serializer="raw",
-        value_serializer="raw",
-    )

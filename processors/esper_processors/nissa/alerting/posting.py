@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
-import math
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -17,6 +15,7 @@ from urllib.parse import urlsplit
 from esper.anomalies.anomaly import Severity
 from esper.clock import Clock
 from esper.events.records import AlertResolved
+from esper.json_text import json_text
 from esper_processors.nissa.alerting.instants import text_of
 from esper_processors.nissa.alerting.notices import Notice
 from esper_processors.nissa.alerting.routes import TIMEOUT_S, DeliveryError, sentence_of
@@ -39,12 +38,8 @@ def signature(secret: bytes, timestamp: str, body: bytes) -> str:
 
 
 def as_json(notice: Notice) -> dict[str, Any]:
-    """A notice for other programs: every field of its event, null for what is no finite number."""
-    fields = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in notice.to_avro().items()
-    }
-    return {"event": notice.NAME, **fields, "summary": sentence_of(notice)}
+    """A notice for other programs: every field of its event."""
+    return {"event": notice.NAME, **notice.to_avro(), "summary": sentence_of(notice)}
 
 
 class Webhook:
@@ -65,7 +60,7 @@ class Webhook:
         """
         secret = secret_in(self._secret_file).encode()
         for notice in notices:
-            body = json.dumps(as_json(notice), allow_nan=False).encode()
+            body = json_text(as_json(notice)).encode()
             stamp = str(self._clock.now_us() // 1_000_000)
             headers = {TIMESTAMP: stamp, SIGNATURE: signature(secret, stamp, body)}
             post(self._url, body, headers)
@@ -88,7 +83,7 @@ class Alertmanager:
         Raises:
             DeliveryError: they were not taken.
         """
-        body = json.dumps([self._alert(notice) for notice in notices]).encode()
+        body = json_text([self._alert(notice) for notice in notices]).encode()
         post(self._url, body, {})
 
     def _alert(self, notice: Notice) -> dict[str, Any]:

@@ -259,13 +259,14 @@ async def _news(broadcast: Broadcast, clock: Clock, run: str, last: str) -> Asyn
     while (now := clock.monotonic()) - began < _LASTS_S:
         told, following, missed = broadcast.since(number, run)
         number = following
-        hello = _message(broadcast.identity(number - 1), "hello", {"resumed": False})
         text = "".join(
             _message(broadcast.identity(place), kind, said) for place, kind, said in joined(told)
         )
-        if text or missed:
+        if missed:
+            text = _message(broadcast.identity(number - 1), "hello", {"resumed": False}) + text
+        if text:
             spoken = now
-            yield f"{hello if missed else ''}{text}"
+            yield text
         elif now - spoken >= _ALIVE_S:
             spoken = now
             # without data: nothing is told, but a reader that comes back is not taken for late
