@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 from scipy import stats  # type: ignore[import-untyped]  # it has no types
 
 from esper.config import Settings
@@ -69,6 +69,16 @@ def page(context: BrowserContext, home: Path) -> Iterator[Page]:
     assert made.evaluate("window.hacked") is None
     own = (endpoints(home).nissa_url, (home / "page.html").as_uri())
     assert [url for url in asked if not url.startswith(own)] == []
+
+
+@pytest.fixture(scope="module")
+def forked(home: Path, lockstep: list[dict[str, Any]]) -> str:
+    """A run with lineage: that of its parent, and its parent's of it."""
+    assert lockstep
+    given = ("--step", "250", "--run-id", "page-fork", "--json")
+    done = esper(home, "fork", RUN, *given)
+    assert done.returncode == 0, done.stderr
+    return "page-fork"
 
 
 def settled(page: Page) -> None:
@@ -168,6 +178,21 @@ def test_a_session_that_has_ended_says_what_to_do(page: Page, home: Path) -> Non
     expect(page.get_by_role("alert").first).to_contain_text("esper open")
 
 
+def test_a_session_that_is_ended_while_it_opens_stays_ended(page: Page, home: Path) -> None:
+    """The answer that would open it comes after the click."""
+
+    def late(route: Route) -> None:
+        page.get_by_role("button", name="End session").dispatch_event("click")
+        route.continue_()
+
+    page.route("**/api/v1/session", late, times=1)
+    page.goto(address(home))
+    expect(page.get_by_role("alert")).to_contain_text("esper open")
+    settled(page)
+    expect(page.get_by_role("alert")).to_contain_text("esper open")
+    assert page.evaluate("Object.keys(localStorage)") == []
+
+
 def test_a_run_that_trains_is_seen_without_a_reload_over_a_kill_of_nissa(
     page: Page, home: Path
 ) -> None:
@@ -247,8 +272,8 @@ def test_what_people_and_runs_say_is_text(page: Page, home: Path) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", ["", f"run/{RUN}", f"compare/{RUN},twin-1"])
-@pytest.mark.usefixtures("lockstep")
+@pytest.mark.parametrize("view", ["", f"run/{RUN}", "run/page-fork", f"compare/{RUN},page-fork"])
+@pytest.mark.usefixtures("forked")
 def test_views_are_for_everybody(page: Page, home: Path, view: str, scheme: Any) -> None:
     """axe-core finds nothing serious; at a phone's width nothing is beside the screen."""
     page.emulate_media(color_scheme=scheme)

@@ -14,6 +14,9 @@ const live = h("span", { class: "live", hidden: true });
 const content = h("div", { class: "content" });
 let view = null;
 let titled = "";
+/** Counts what was shown: a view that is gone has no say in the page any more. */
+let turn = 0;
+let entering = Promise.resolve();
 
 function decoded(text) {
   try {
@@ -70,6 +73,24 @@ const app = {
   },
 };
 
+/** What a view is given of `app`: nothing comes of it once the view is gone. */
+function asShown() {
+  const mine = turn;
+  return Object.fromEntries(Object.entries(app).map(([name, act]) =>
+    [name, (...given) => mine === turn && act(...given)]));
+}
+
+/** Takes away what is shown. */
+function close() {
+  turn += 1;
+  hideTip();
+  view?.destroy();
+  view = null;
+  live.hidden = true;
+  fill(content);
+  fill(notice);
+}
+
 async function signIn(code, route) {
   // the code leaves the address and the browser's history before anything else happens
   history.replaceState(null, "", `#/${decoded(route)}`);
@@ -87,36 +108,31 @@ async function signIn(code, route) {
 /** Shows what the address names. */
 function open() {
   const [name = "", first = "", ...rest] = location.hash.replace(/^#\/?/, "").split("/");
-  hideTip();
-  view?.destroy();
-  view = null;
-  live.hidden = true;
-  fill(content);
-  fill(notice);
+  close();
   if (name === "enter") {
-    signIn(decoded(first), rest.join("/"));
+    entering = signIn(decoded(first), rest.join("/"));
     return;
   }
   app.title("");
-  if (name === "run" && first) view = runView(decoded(first), app);
+  const page = asShown();
+  if (name === "run" && first) view = runView(decoded(first), page);
   else if (name === "compare" && first) {
-    view = compareView(first.split(",").filter(Boolean).map(decoded).slice(0, 100), app);
-  } else view = runsView(app);
+    view = compareView(first.split(",").filter(Boolean).map(decoded).slice(0, 100), page);
+  } else view = runsView(page);
   content.append(view.node);
   scrollTo(0, 0);
 }
 
 const end = h("button", {
   type: "button", class: "small", onclick: async () => {
+    // a session that is being opened would open behind the one that is ended
+    await entering;
     try {
       await leave();
     } catch {
       // the key is gone from this browser, which is what was asked for
     }
-    view?.destroy();
-    view = null;
-    live.hidden = true;
-    fill(content);
+    close();
     sessionEnded();
   },
 }, "End session");
