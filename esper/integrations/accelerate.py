@@ -53,12 +53,12 @@ class Growing:
     `load_state`, and enter it to train.
 
     Args:
-        accelerator: of one process, without gradient accumulation and fp16.
+        accelerator: of one process, without fp16.
         model: the germinated model, prepared.
         optimizer: its optimizer, prepared.
         resume: where no checkpoint was loaded, go on with the run `run_id` from its last snapshot,
             if it has begun.
-        held_out, steps, run_id, seed, task, settings: as of `esper.grow`.
+        held_out, steps, run_id, seed, task, accumulate, settings: as of `esper.grow`.
 
     Raises:
         UsageError: the accelerator is one that cannot grow a model.
@@ -76,12 +76,13 @@ class Growing:
         resume: bool = False,
         seed: int = 0,
         task: Task | str | Mapping[str, object] = "classification",
+        accumulate: int = 1,
         **settings: Any,
     ) -> None:
         _require_one(accelerator)
         self._model = model
         self._asked = OwnLoop(
-            model, optimizer_within(optimizer), held_out, steps, seed, task, settings
+            model, optimizer_within(optimizer), held_out, steps, seed, task, settings, accumulate
         )
         self._run_id, self._resume = run_id, resume
         self._held_back = HeldBack(model)
@@ -192,4 +193,7 @@ def _require_one(accelerator: Accelerator) -> None:
             "Esper's to judge: take bf16."
         )
     if accelerator.gradient_accumulation_steps != 1:
-        raise UsageError("A step has one batch: leave gradient_accumulation_steps out.")
+        raise UsageError(
+            "Accelerate would end a step where Esper does not: leave gradient_accumulation_steps "
+            "out, give Growing(..., accumulate=N), and let each optimizer step be `if growth.due:`."
+        )

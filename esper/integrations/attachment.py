@@ -7,7 +7,7 @@ from __future__ import annotations
 import atexit
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esper.config import Settings
@@ -64,15 +64,7 @@ class Attachment:
         try:
             growth = self._stack.enter_context(
                 opened(
-                    OwnLoop(
-                        asked.model,
-                        asked.optimizer,
-                        asked.held_out,
-                        asked.steps,
-                        asked.seed,
-                        asked.task,
-                        {**asked.settings, "checkpoints": NO_SNAPSHOTS},
-                    ),
+                    replace(asked, settings={**asked.settings, "checkpoints": NO_SNAPSHOTS}),
                     run_id=mark.run_id if mark is not None else run_id,
                     resume=mark is not None or (resume and has_begun(run_id)),
                     wanted=mark.wanted if mark is not None else at_first_step,

@@ -30,7 +30,7 @@ from esper.tolaria.run.own_start import OwnLoop
 from esper.tolaria.step.tasks import Task
 
 _NAME: Final = "Lightning"
-_PRECISIONS: Final = ("32-true", "64-true")
+_PRECISIONS: Final = ("32-true", "64-true", "bf16-mixed")
 _AVERAGING: Final = ("StochasticWeightAveraging", "WeightAveraging", "EMAWeightAveraging")
 _REFUSED: Final[tuple[tuple[str, Callable[[Trainer], Any], str], ...]] = (
     (
@@ -39,14 +39,9 @@ _REFUSED: Final[tuple[tuple[str, Callable[[Trainer], Any], str], ...]] = (
         "each process would grow another model: give Trainer(devices=1)",
     ),
     (
-        "a precision other than 32-true",
+        "a precision other than 32-true, 64-true and bf16-mixed",
         lambda trainer: trainer.precision not in _PRECISIONS,
-        "shadow passes would be in another: leave precision out",
-    ),
-    (
-        "accumulate_grad_batches",
-        lambda trainer: trainer.accumulate_grad_batches != 1,
-        "a step has one batch: make the batches larger",
+        "scaled gradients are not Esper's to judge: take bf16-mixed",
     ),
     (
         "overfit_batches",
@@ -129,7 +124,7 @@ class GrowthCallback(Callback):  # type: ignore[misc]  # lightning is not read f
         self._attachment = Attachment(_NAME)
         self._held_back: HeldBack | None = None
         self._note: object = None
-        self._hook: Any = None
+        self._hooks: list[Any] = []
         self._batch: Any = None
         self._outputs: list[Any] | None = None
         self._loss: Tensor | None = None
@@ -209,6 +204,7 @@ class GrowthCallback(Callback):  # type: ignore[misc]  # lightning is not read f
                 self._seed,
                 self._task,
                 self._settings,
+                trainer.accumulate_grad_batches,
             ),
             batches=int(trainer.num_training_batches),
             content=loader.batches.content,
@@ -218,47 +214,73 @@ class GrowthCallback(Callback):  # type: ignore[misc]  # lightning is not read f
             loaded=loaded,
         )
         self._last = driven.growth
-        self._hook = model.register_forward_hook(self._after_forward)
+        self._hooks = [
+            model.register_forward_pre_hook(self._before_forward),
+            model.register_forward_hook(self._after_forward, always_call=True),
+        ]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Between two steps: what has come in takes effect, and the pass is opened."""
+        """Between two steps: what has come in takes effect."""
         del pl_module, batch_idx
-        if trainer.accumulate_grad_batches != 1:
-            raise UsageError("accumulate_grad_batches has changed, and a step has one batch.")
         driven = reported(self._attachment)
-        driven.before_step()
-        driven.open_pass()
+        if trainer.accumulate_grad_batches != driven.accumulate:
+            raise UsageError(
+                f"accumulate_grad_batches is {trainer.accumulate_grad_batches} now, and a step of "
+                f"this run has {driven.accumulate} batches: leave it as it was."
+            )
+        if not driven.growth.within_step:
+            driven.before_step()
         self._batch, self._outputs, self._loss = batch, [], None
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """The pass is over."""
+        """The loss is there, divided by the batches of a step."""
         del trainer, pl_module
-        reported(self._attachment).close_pass()
         self._loss = loss
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The batch is one of the step."""
+        del trainer
+        self._require_trained(pl_module)
+        assert self._loss is not None  # noqa: S101  # looked at above
+        assert self._outputs is not None  # noqa: S101
+        driven = reported(self._attachment)
+        loss = self._loss if driven.accumulate == 1 else self._loss * driven.accumulate
+        driven.took(self._batch, self._outputs[0], loss)
+        self._batch = self._outputs = None
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Any
     ) -> None:
         """Kernels learn, and the step is told."""
         del trainer, optimizer
-        outputs, self._outputs = self._outputs, None
-        name = self._part or type(pl_module).__name__
-        if self._loss is None or outputs is None or len(outputs) != 1:
-            raise UsageError(
-                f"training_step has called {name} {len(outputs or ())} times and given "
-                f"{'a' if self._loss is not None else 'no'} loss: let it call it once and return a "
-                "loss, and name the module whose output the task reads by part."
-            )
-        reported(self._attachment).step(self._batch, outputs[0], self._loss)
-        self._batch = None
+        self._require_trained(pl_module)
+        reported(self._attachment).step()
 
-    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        """From here on a checkpoint can be saved."""
-        reported(self._attachment).after_step()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """After a step, from here on a checkpoint can be saved."""
+        del trainer
+        self._require_trained(pl_module)
+        driven = reported(self._attachment)
+        if not driven.growth.within_step:
+            driven.after_step()
+
+    def _require_trained(self, pl_module: LightningModule) -> None:
+        """Refuse a batch without a backward of what the model gave for it; one that was taken has
+        no outputs any more.
+        """
+        outputs = self._outputs
+        if outputs is None or (self._loss is not None and len(outputs) == 1):
+            return
+        name = self._part or type(pl_module).__name__
+        raise UsageError(
+            f"training_step has called {name} {len(outputs)} times and given "
+            f"{'a' if self._loss is not None else 'no'} loss: let it call it once and return a "
+            "loss, and name the module whose output the task reads by part."
+        )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation on the held-out split, gates, Tamiyo's answer."""
@@ -284,9 +306,9 @@ class GrowthCallback(Callback):  # type: ignore[misc]  # lightning is not read f
         if self._held_back is not None:
             with suppress(UsageError):  # what went wrong before is the one to be said
                 self._release(None)
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def _release(self, mark: Mark | None) -> set[str]:
         """The names of the host's tensors that were loaded, in the trained module."""
@@ -309,8 +331,21 @@ class GrowthCallback(Callback):  # type: ignore[misc]  # lightning is not read f
             ) from None
         return found
 
+    @property
+    def _stepped_on(self) -> bool:
+        """Whether a forward is the one of the step: not Esper's own, and not a validation's."""
+        return self._outputs is not None and self._loss is None
+
+    def _before_forward(self, module: nn.Module, inputs: Any) -> None:
+        del module, inputs
+        if self._stepped_on and not self._outputs:
+            reported(self._attachment).open_pass()
+
     def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> None:
         del module, inputs
-        # Esper's own passes, and validations, are not the one that is stepped on
-        if self._outputs is not None and self._loss is None:
-            self._outputs.append(output)
+        if not self._stepped_on:
+            return
+        assert self._outputs is not None  # noqa: S101  # just asked
+        # here, where Lightning's autocast still stands
+        reported(self._attachment).close_pass()
+        self._outputs.append(output)

@@ -10,6 +10,7 @@ Trainer clips gradients before Esper sees them, those of kernels in use together
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -56,11 +57,6 @@ _REFUSED: Final[tuple[tuple[str, Callable[[TrainingArguments], Any], str], ...]]
     ("fsdp", lambda args: args.fsdp, "it splits the parameters that kernels stand beside"),
     ("fp16", lambda args: args.fp16, "its scaled gradients are not Esper's to judge: take bf16"),
     ("torch_compile", lambda args: args.torch_compile, "a compiled forward has no place for hooks"),
-    (
-        "gradient_accumulation_steps",
-        lambda args: args.gradient_accumulation_steps > 1,
-        "a step has one batch: raise per_device_train_batch_size",
-    ),
     (
         "label_smoothing_factor",
         lambda args: args.label_smoothing_factor,
@@ -129,7 +125,8 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
         self._armed = False
         self._seen: tuple[dict[str, Tensor], Any] | None = None
         self._gradient: Tensor | None = None
-        self._weighed = False
+        self._weighed = self._counted = False
+        self._units = 0
         self._items: Any = None
         self._last: Growth | None = None
 
@@ -205,6 +202,7 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
                 self._seed,
                 self._task,
                 self._settings,
+                args.gradient_accumulation_steps,
             ),
             batches=batches,
             run_id=self._run_id,
@@ -221,10 +219,20 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Between two steps: what has come in takes effect."""
         reported(self._attachment).before_step()
+        self._armed, self._seen, self._gradient, self._units = True, None, None, 0
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        """A batch of a step that has several had its backward, and another comes."""
+        self._take()
         self._armed, self._seen, self._gradient = True, None, None
 
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Kernels learn, and the step is told."""
+        self._take()
+        self._require_counted()
+        reported(self._attachment).step()
+
+    def _take(self) -> None:
         if self._seen is None or not self._trained_on():
             raise UsageError(
                 "The Trainer did not train on the loss that its model returned for a batch with "
@@ -232,11 +240,17 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
                 "its own."
             )
         batch, output = self._seen
-        driven = reported(self._attachment)
+        driven, loss = reported(self._attachment), _loss(output)
+        units = driven.growth.rigged.session.parts.task.count(batch)
+        self._units += units
+        if self._items is not None and driven.growth.expected > 1:
+            # the Trainer divides by the labels of the whole step, the task by those of the batch
+            loss = loss * (self._items / units)
         try:
-            driven.step(batch, output, _loss(output))
+            driven.took(batch, output, loss)
         except OtherLossError:
-            self._require_counted(batch)
+            if driven.growth.expected == 1:
+                self._require_counted()
             raise
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -275,17 +289,18 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
         if loss.requires_grad:
             loss.register_hook(self._note_gradient)
 
-    def _require_counted(self, batch: dict[str, Tensor]) -> None:
-        """Say that the loss is another because the Trainer divides it by other labels than it sums.
+    def _require_counted(self) -> None:
+        """Refuse a loss that the Trainer divides by other labels than it sums: looked at once,
+        because it waits for the device.
 
         Raises:
             UsageError: the remedy for a language model is named.
         """
-        parts = reported(self._attachment).growth.rigged.session.parts
-        if self._items is None or int(self._items) == (units := parts.task.count(batch)):
+        if self._counted or self._items is None or int(self._items) == self._units:
+            self._counted = True
             return
         raise UsageError(
-            f"The Trainer divides the loss of {units} labels by {int(self._items)}: where "
+            f"The Trainer divides the loss of {self._units} labels by {int(self._items)}: where "
             "transformers does not know that the model shifts its labels, say it before the "
             'Trainer is made, model.loss_type = "ForCausalLM"; else name the task that counts as '
             "the Trainer does."
@@ -295,12 +310,15 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
         self._gradient = gradient
 
     def _trained_on(self) -> bool:
-        """Whether backward began at the loss that the model returned, and not at a multiple of it:
-        its value is looked at once, because that waits for the device.
+        """Whether backward began at the loss that the model returned, or at its share of the step,
+        and not at a multiple of it: its value is looked at once, because that waits for the device.
         """
         if self._gradient is None:
             return False
-        self._weighed = self._weighed or self._gradient.item() == 1.0
+        many = 1 if self._items is not None else reported(self._attachment).growth.expected
+        share = self._gradient.item() * many if not self._weighed else 1.0
+        # a third has three digits in bfloat16
+        self._weighed = math.isclose(share, 1.0, rel_tol=1e-2 if many > 1 else 0.0)
         return self._weighed
 
 

@@ -80,9 +80,9 @@ def at_first_step(anchor: Anchor) -> bool:
 class Driven:
     """A growth that hooks drive.
 
-    `framework` is its name in sentences, `batches` the number of batches of an epoch, `content`
-    what else a run that goes on has to be given again. Where the loop is over `growth.batches`, it
-    takes snapshots alone.
+    `framework` is its name in sentences, `batches` the number of batches of an epoch, of which the
+    last step has what is left, `content` what else a run that goes on has to be given again. Where
+    the loop is over `growth.batches`, it takes snapshots alone.
     """
 
     growth: Growth
@@ -118,6 +118,7 @@ class Driven:
         """
         session = self.growth.rigged.session
         self._end_whole_epoch()
+        self.growth.expect(min(self.accumulate, self.batches - self.position()[1]))
         with self._in_its_loop():
             if session.step == 0:
                 session.open_dialogue()
@@ -128,41 +129,50 @@ class Driven:
         """The epoch of the next batch, and its number in that."""
         self._end_whole_epoch()
         session = self.growth.rigged.session
-        return session.state.epoch, session.cursor.sums.batches
+        return session.state.epoch, session.cursor.sums.batches * self.accumulate
+
+    @property
+    def accumulate(self) -> int:
+        """Batches of a step; fewer are left for the last of an epoch."""
+        return self.growth.rigged.session.parts.recipe.run.accumulate
 
     def _end_whole_epoch(self) -> None:
         # after a checkpoint of an epoch's last step: the framework goes on with the next epoch
-        if self.growth.rigged.session.cursor.sums.batches >= self.batches:
+        if self.growth.rigged.session.cursor.sums.batches * self.accumulate >= self.batches:
             self.end_epoch()
 
     def open_pass(self) -> None:
-        """Before the forward of a step."""
+        """Before the forward of a batch."""
         self._pass.enter_context(self.growth.live_pass())
 
     def close_pass(self) -> None:
         """After it, before backward."""
         self._pass.close()
 
-    def step(self, batch: Any, output: Any, loss: Tensor) -> None:
-        """After backward, before the optimizer: kernels learn, and the step is told.
+    def took(self, batch: Any, output: Any, loss: Tensor) -> None:
+        """After the backward of a batch: it is one of the step.
 
         Args:
-            batch: inputs and targets of the step, as the task has them.
-            output: what the model gave for it.
-            loss: what the framework called backward of.
+            batch: inputs and targets, as the task has them.
+            output: what the model gave for them.
+            loss: the mean that the framework called backward of, before its share of the step.
 
         Raises:
             OtherLossError: the task makes another loss of the output.
         """
         growth, task = self.growth, self.growth.rigged.session.parts.task
         data = plain(batch, f"A batch of {self.framework}")
-        with torch.no_grad():
+        # in the precision of the pass: in another the same output would have another loss
+        with torch.no_grad(), growth.rigged.session.parts.growing.numerics.autocast():
             # the task's figures of the very output that was trained on: no second forward
             outcome = task.outcome(lambda *_, **__: output, data)
         if not self._checked:
             self._require_same(loss, outcome.loss)
         growth.took(data, loss, outcome.sums)
-        growth.step()
+
+    def step(self) -> None:
+        """After the last batch of a step, before the optimizer: kernels learn, the step is told."""
+        self.growth.step()
 
     def after_step(self) -> None:
         """After the optimizer: until the next pass a checkpoint can be saved."""

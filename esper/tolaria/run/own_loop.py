@@ -430,6 +430,10 @@ class Growth:
         self._left = 1
         self._start()
 
+    def expect(self, batches: int) -> None:
+        """Of how many batches the next step is: what a framework says before its first."""
+        self._left = batches
+
     def _require_content(self, content: Mapping[str, Any]) -> None:
         if self.own.content and self.own.content != content:
             changed = next(key for key in content if content[key] != self.own.content.get(key))
@@ -644,6 +648,11 @@ class Growth:
     def due(self) -> bool:
         """Whether `step` is: all batches of the present step had their `loss`."""
         return bool(self._batches) and len(self._batches) == self._left
+
+    @property
+    def expected(self) -> int:
+        """Batches of the present step."""
+        return self._left
 
     @property
     def steps(self) -> int:

@@ -18,7 +18,15 @@ import esper
 from esper.errors import UsageError
 from esper.integrations.accelerate import Growing
 from esper.tolaria.recipes.digits import model
-from tests.integration.frameworks.lives import EXAMPLES, answer, folded, killed_at, live, moves
+from tests.integration.frameworks.lives import (
+    EXAMPLES,
+    answer,
+    changed,
+    folded,
+    killed_at,
+    live,
+    moves,
+)
 
 LOOP = EXAMPLES / "accelerate_loop.py"
 DDP = EXAMPLES / "ddp.py"
@@ -44,6 +52,24 @@ def test_a_loop_goes_on_after_any_death(
     assert killed_at(home, LOOP, out, "acc-killed", steps=(133,)) == whole[1]
     assert moves(home, "acc-killed") == moves(home, "acc-whole")
     assert folded(home, "acc-killed")["equals_live"] is True
+
+
+def test_steps_of_several_batches_go_on(home: Path, tmp_path: Path) -> None:
+    """Seven steps an epoch, the last of two batches instead of three; killed in an epoch."""
+    path = changed(LOOP, tmp_path, "steps=EPOCHS * len(loader)", "steps=EPOCHS * 7, accumulate=3")
+    path = changed(path, tmp_path, "EPOCHS = 9", "EPOCHS = 14")
+    path = changed(path, tmp_path, "            optimizer.zero_grad()\n", "")
+    path = changed(path, tmp_path, "accelerator.backward(", "growth.backward(")
+    stepped = "            growth.step()\n"
+    due = f"            if not growth.due:\n                continue\n{stepped}"
+    path = changed(path, tmp_path, stepped, due)
+    moved = "            optimizer.step()\n"
+    path = changed(path, tmp_path, moved, f"{moved}            optimizer.zero_grad()\n")
+    undisturbed = answer(live(home, path, tmp_path / "whole", "acc-several"))
+    ended = killed_at(home, path, tmp_path / "out", "acc-several-killed", steps=(31,))
+    assert ended == undisturbed
+    assert moves(home, "acc-several-killed") == moves(home, "acc-several")
+    assert "BLENDING" in {move["to_stage"] for move in moves(home, "acc-several")}
 
 
 def test_a_checkpoint_of_a_grown_model_loads(whole: tuple[Path, list[str]]) -> None:

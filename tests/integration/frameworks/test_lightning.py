@@ -70,6 +70,36 @@ def test_checkpoints_of_other_moments_go_on_too(
     assert moves(home, run_id) == moves(home, "pl-whole")
 
 
+def test_steps_of_several_batches_in_bfloat16_go_on(home: Path, tmp_path: Path) -> None:
+    """Seven steps an epoch, the last of two batches instead of three; killed in an epoch, while
+    kernels learn beside a host under autocast.
+    """
+    asked = 'max_epochs=14, accumulate_grad_batches=3, precision="bf16-mixed"'
+    path = changed(TRAINER, tmp_path, "max_epochs=9", asked)
+    undisturbed = answer(live(home, path, tmp_path / "whole", "pl-several"))
+    ended = killed_at(home, path, tmp_path / "out", "pl-several-killed", steps=(2, 31))
+    assert ended == undisturbed
+    assert moves(home, "pl-several-killed") == moves(home, "pl-several")
+    assert "BLENDING" in {move["to_stage"] for move in moves(home, "pl-several")}
+    other = changed(path, tmp_path, "accumulate_grad_batches=3", "accumulate_grad_batches=2")
+    live(home, other, tmp_path / "other", "pl-several-other", KILL_AT="16")
+    text = other.read_text()
+    other.write_text(text.replace("accumulate_grad_batches=2", "accumulate_grad_batches=4"))
+    refused = live(home, other, tmp_path / "other", "pl-several-other")
+    assert refused.returncode != 0
+    assert "accumulate" in refused.stderr.splitlines()[-1], refused.stderr
+
+
+def test_the_batches_of_a_step_count_as_one(home: Path, tmp_path: Path) -> None:
+    """Two of ten samples train as one of twenty does."""
+    path = tmp_path / "several.py"
+    path.write_text(SEVERAL)
+    one, two = (
+        float(answer(live(home, path, tmp_path / many, many))[-1]) for many in ("20x1", "10x2")
+    )
+    assert one == pytest.approx(two, rel=1e-4)
+
+
 def test_a_checkpoint_of_a_grown_model_loads(whole: tuple[Path, list[str]]) -> None:
     """In Lightning's way, into a module of the class: with its kernels, to the same outputs as
     `esper.load` gives.
@@ -124,7 +154,9 @@ class Module(lightning.LightningModule):  # type: ignore[misc]  # lightning is n
         return [first, torch.optim.SGD(self.net.parameters(), lr=0.1)] if self.two else first
 
 
-def _fit(tmp_path: Path, module: Module, *, plain: bool = False, **asked: Any) -> None:
+def _fit(
+    tmp_path: Path, module: Module, *, plain: bool = False, samples: int = 20, **asked: Any
+) -> GrowthCallback:
     torch.manual_seed(0)
     x, y = torch.randn(60, 4), torch.randint(0, 2, (60,))
     growing = GrowthCallback(held_out=(x, y), part="net", tamiyo={"enabled": False})
@@ -141,17 +173,17 @@ def _fit(tmp_path: Path, module: Module, *, plain: bool = False, **asked: Any) -
         }
         | asked
     )
-    loader = growing.loader((x, y), batch_size=20)
-    given = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 20)
+    loader = growing.loader((x, y), batch_size=samples)
+    given = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), samples)
     trainer.fit(module, given if plain else loader)
+    return growing
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("module", "asked", "said"),
     [
-        ({}, {"accumulate_grad_batches": 2}, "accumulate_grad_batches"),
-        ({}, {"precision": "bf16-mixed"}, "precision other than 32-true"),
+        ({}, {"precision": "bf16-true"}, "precision other than 32-true"),
         ({}, {"overfit_batches": 2}, "overfit_batches"),
         ({}, {"max_epochs": -1}, "Training has no end"),
         ({}, {"plain": True}, "growing.loader"),
@@ -167,6 +199,16 @@ def test_what_cannot_work_is_refused(
         _fit(tmp_path, Module(**module), **asked)
 
 
+SEVERAL = """
+import sys, torch
+from pathlib import Path
+from tests.integration.frameworks.test_lightning import Module, _fit
+torch.manual_seed(1)
+samples, many = map(int, sys.argv[2].split("x"))
+growing = _fit(Path(sys.argv[1]), Module(), samples=samples, accumulate_grad_batches=many)
+print("held-out loss")
+print(growing.growth.as_json()["loss"])
+"""
 PROGRAM = """
 import sys
 from pathlib import Path

@@ -81,6 +81,30 @@ def test_checkpoints_of_epochs_go_on_too(
     assert moves(home, "hf-epochs") == moves(home, "hf-whole")
 
 
+def test_steps_of_several_batches_go_on(home: Path, tmp_path: Path) -> None:
+    """Seven steps an epoch, the last of two batches instead of three; killed in an epoch."""
+    asked = "num_train_epochs=14, gradient_accumulation_steps=3"
+    path = changed(TRAINER, tmp_path, "num_train_epochs=9", asked)
+    undisturbed = answer(live(home, path, tmp_path / "whole", "hf-several"))
+    ended = killed_at(home, path, tmp_path / "out", "hf-several-killed", steps=(33,))
+    assert ended == undisturbed
+    assert moves(home, "hf-several-killed") == moves(home, "hf-several")
+    assert "BLENDING" in {move["to_stage"] for move in moves(home, "hf-several")}
+
+
+@pytest.mark.parametrize("kind", ["counted", "averaged"])
+def test_the_batches_of_a_step_count_as_one(home: Path, tmp_path: Path, kind: str) -> None:
+    """Two of four samples train as one of eight does: by the labels that each has, where the
+    Trainer counts them for the model, else by halves.
+    """
+    path = tmp_path / "several.py"
+    path.write_text(SEVERAL)
+    one, two = (
+        float(answer(live(home, path, tmp_path / many, many, kind))[-1]) for many in ("8x1", "4x2")
+    )
+    assert one == pytest.approx(two, rel=1e-4)
+
+
 def test_a_trainer_goes_on_from_an_earlier_checkpoint(
     home: Path, tmp_path: Path, whole: tuple[Path, list[str]]
 ) -> None:
@@ -162,7 +186,6 @@ def test_what_a_trainer_cannot_follow_ends_it(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
         ({"fp16": True, "use_cpu": False}, "fp16"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor"),
         ({"save_only_model": True}, "save_only_model"),
@@ -260,6 +283,45 @@ def test_another_loss_is_refused(home: Path, tmp_path: Path, case: str, said: st
     assert done.stdout.startswith("UsageError")
 
 
+SEVERAL = """
+import sys, torch, esper
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from esper.integrations.transformers import GrowthCallback
+folder, asked, kind = sys.argv[1:]
+samples, many = map(int, asked.split("x"))
+torch.manual_seed(0)
+tokens = torch.randint(0, 50, (32, 12))
+labels = tokens.clone()
+if kind == "counted":
+    for row in range(32):
+        labels[row, row % 9 + 2 :] = -100
+class Averaged(GPT2LMHeadModel):
+    accepts_loss_kwargs = False
+    def forward(self, input_ids=None, labels=None, attention_mask=None):
+        return super().forward(input_ids=input_ids, labels=labels, attention_mask=attention_mask)
+made = GPT2LMHeadModel if kind == "counted" else Averaged
+model = esper.germinate(made(GPT2Config(
+    n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=12, bos_token_id=0, eos_token_id=0,
+    resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+)), seeds=2)
+model.loss_type = "ForCausalLM"
+growing = GrowthCallback(
+    held_out={"input_ids": tokens, "labels": labels},
+    task={"name": "language_model", "shift": True},
+    tamiyo={"enabled": False},
+)
+Trainer(
+    model,
+    TrainingArguments(
+        folder, num_train_epochs=3, per_device_train_batch_size=samples, save_strategy="no",
+        gradient_accumulation_steps=many, learning_rate=1e-2, use_cpu=True, report_to="none",
+    ),
+    train_dataset=[{"input_ids": one, "labels": two} for one, two in zip(tokens, labels)],
+    callbacks=[growing],
+).train()
+print("held-out loss")
+print(growing.growth.as_json()["loss"])
+"""
 LANGUAGE = """
 import sys, torch, esper
 from pathlib import Path
