@@ -1,5 +1,5 @@
-"""Grown against the host alone, the same seeds side by side: test accuracy of each, their paired
-difference, and its 95 % interval.
+"""Grown against the host alone, the same seeds side by side: score and loss of each on the test
+split, their paired differences, and 95 % intervals.
 
     .venv/bin/python tools/growth_over_host.py RECIPE [--seeds 10] [--set section.key=value]...
 
@@ -54,40 +54,53 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--set", action="append", default=[], dest="overrides")
     arguments = parser.parse_args()
-    alone, grown, kept = [], [], 0
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for seed in range(arguments.seeds):
-        host, run_of_seed = (
+        host, grown = (
             run(arguments.recipe, seed, arguments.overrides, grown=one) for one in (False, True)
         )
-        alone.append(100 * host["accuracy"])
-        grown.append(100 * run_of_seed["accuracy"])
-        kept += bool(run_of_seed["seeds"].get("FOSSILIZED"))
+        pairs.append((host, grown))
+        name = host["score_name"]
         sys.stdout.write(
-            f"seed {seed}: host {alone[-1]:.2f} %, grown {grown[-1]:.2f} %. "
-            f"{run_of_seed['growth']}\n"
+            f"seed {seed}: host {name} {host['score']:.4f}, loss {host['loss']:.4f}; "
+            f"grown {name} {grown['score']:.4f}, loss {grown['loss']:.4f}. {grown['growth']}\n"
         )
         sys.stdout.flush()
-    # paired by seed: what a seed does to both cancels out, and the interval is narrower
-    difference = np.array(grown) - np.array(alone)
-    half = float(
-        stats.t.ppf(0.975, len(difference) - 1)
-        * difference.std(ddof=1)
-        / math.sqrt(len(difference))
-    )
     report = {
         "recipe": arguments.recipe,
         "seeds": arguments.seeds,
-        "host": round(float(np.mean(alone)), 2),
-        "grown": round(float(np.mean(grown)), 2),
-        "difference": round(float(difference.mean()), 2),
-        "interval": [
-            round(float(difference.mean()) - half, 2),
-            round(float(difference.mean()) + half, 2),
-        ],
-        "worst": round(float(difference.min()), 2),
-        "kept_a_kernel": kept,
+        "score": pairs[0][0]["score_name"],
+        "score_difference": paired(pairs, "score"),
+        "loss_difference": paired(pairs, "loss"),
+        "kept_a_kernel": sum(bool(grown["seeds"].get("FOSSILIZED")) for _, grown in pairs),
+        "parameters": [grown["parameters"] for _, grown in pairs],
     }
     sys.stdout.write(json.dumps(report) + "\n")
+
+
+def paired(pairs: list[tuple[dict[str, Any], dict[str, Any]]], name: str) -> dict[str, Any]:
+    """Means of a figure, its difference (grown less host) with Student's interval at 95 %, and both
+    of these as a percentage of the host's mean.
+
+    Paired by seed: what a seed does to both cancels out, and the interval is narrower.
+    """
+    host, grown = (np.array([both[at][name] for both in pairs]) for at in (0, 1))
+    difference = grown - host
+    mean, of_host = float(difference.mean()), 100 / float(host.mean())
+    half = math.nan
+    if len(pairs) > 1:
+        quantile = float(stats.t.ppf(0.975, len(pairs) - 1))
+        half = quantile * float(difference.std(ddof=1)) / math.sqrt(len(pairs))
+    interval = (mean - half, mean + half)
+    return {
+        "host": round(float(host.mean()), 5),
+        "grown": round(float(grown.mean()), 5),
+        "mean": round(mean, 5),
+        "interval": [round(one, 5) for one in interval],
+        "percent": round(of_host * mean, 2),
+        "percent_interval": [round(of_host * one, 2) for one in interval],
+        "each": [round(float(one), 5) for one in difference],
+    }
 
 
 if __name__ == "__main__":
