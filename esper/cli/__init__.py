@@ -19,6 +19,7 @@ from esper.cli.installation import (
     history,
     kafka,
     keys,
+    mcp,
     stack,
     token,
     topics,
@@ -76,6 +77,7 @@ for part in (
     stack,
     topics,
     bench,
+    mcp,
 ):
     part.register(app)
 
