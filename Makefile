@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 STAMP := $(VENV)/.made-from-lock
 
-.PHONY: setup run test full coverage lint type arch bench golden chaos fuzz mutate clean
+.PHONY: setup run test full coverage lint type arch bench docs golden chaos fuzz mutate clean
 
 setup: $(STAMP)
 
@@ -52,6 +52,10 @@ golden: setup
 
 bench: setup
 	$(BIN)/esper bench
+
+# The documentation as a site, in .esper/docs/html: the pages of this repository, and a reference that the code writes.
+docs: setup
+	$(BIN)/python -m tools.build_docs
 
 # Which changes of the pure core no test notices: all of them, or `make mutate MUTANTS='esper.events.codec*'`. It works on a copy.
 mutate: setup
