@@ -27,6 +27,8 @@ from esper.urza.catalogue import Catalogue, compatible, rank
 # packet twice alike
 RESEND_S = 5.0
 NAP_S = 0.002
+SILENCE_S = 30.0
+"""After so long without an answer that a run waits for, somebody is told."""
 
 
 class Hearing(Protocol):
@@ -144,14 +146,16 @@ class Consultation:
         interrupted: Callable[[], bool],
         *,
         patience_s: float | None = None,
+        silent: Callable[[], None],
     ) -> None:
         """Send `packet` and wait for its answer.
 
-        In lockstep as long as it takes; live at most `patience_s` when it is given, else the
-        timeout, and not at all while Tamiyo is silent.
+        In lockstep as long as it takes, and `silent` is called when that is long; live at most
+        `patience_s` when it is given, else the timeout, and not at all while Tamiyo is silent.
         """
         self._send(packet)
         sent = begin = self.clock.monotonic()
+        told = begin + SILENCE_S
         patience = (
             math.inf
             if self.lockstep
@@ -175,6 +179,9 @@ class Consultation:
             if now - sent >= RESEND_S:
                 self._send(packet)
                 sent = now
+            if now >= told:
+                silent()
+                told = math.inf
             self.clock.sleep(NAP_S)
 
     def wait_for_kernels(
@@ -183,11 +190,14 @@ class Consultation:
         interrupted: Callable[[], bool],
         *,
         patience_s: float,
+        silent: Callable[[], None],
     ) -> bool:
         """Wait until the foundry has answered the run's field report and every kernel of the answer
-        is known; in lockstep as long as it takes.
+        is known; in lockstep as long as it takes. `silent` is called when it takes long and nobody
+        has published anything for as long.
         """
-        begin = self.clock.monotonic()
+        begin = heard = self.clock.monotonic()
+        known = len(self.catalogue.kernels)
         while self.offered is None or any(
             kernel_id not in self.catalogue.kernels for kernel_id in self.offered
         ):
@@ -197,6 +207,12 @@ class Consultation:
                 return False
             for delivered in self.take():
                 handle(delivered)
+            now = self.clock.monotonic()
+            if len(self.catalogue.kernels) != known:
+                known, heard = len(self.catalogue.kernels), now
+            if now - heard >= SILENCE_S:
+                silent()
+                heard = math.inf
             self.clock.sleep(NAP_S)
         return True
 

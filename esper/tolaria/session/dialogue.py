@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esper.tolaria.exchange import packet as packets
+from esper.tolaria.exchange.consultation import SILENCE_S
 from esper.tolaria.exchange.grafting import seeds_waiting
 from esper.tolaria.session.mailbox import Mailbox
 
@@ -42,7 +43,10 @@ class Dialogue:
             )
             if (
                 not parts.consultation.wait_for_kernels(
-                    mailbox.handle, mailbox.stopping, patience_s=remaining
+                    mailbox.handle,
+                    mailbox.stopping,
+                    patience_s=remaining,
+                    silent=lambda: self._tell_silence("The foundry", "foundry"),
                 )
                 and not recorder.standing.stop
             ):
@@ -90,8 +94,28 @@ class Dialogue:
             total_steps=recorder.standing.total_steps,
             forked=recorder.forked,
         )
-        consultation.ask(packet, mailbox.handle, mailbox.stopping, patience_s=patience_s)
+        consultation.ask(
+            packet,
+            mailbox.handle,
+            mailbox.stopping,
+            patience_s=patience_s,
+            silent=lambda: self._tell_silence("Tamiyo", "tamiyo"),
+        )
         return len(packet.catalogue)
+
+    def _tell_silence(self, who: str, part: str) -> None:
+        """Say that a run waits, and for whom: nothing else would."""
+        parts = self.mailbox.recorder.parts
+        way = (
+            "a run in lockstep waits for it (decisions=live would not)"
+            if parts.consultation.lockstep
+            else "the run still waits for it"
+        )
+        parts.progress.say(
+            f"{who} has not answered for {SILENCE_S:.0f} s, and {way}. `esper status` shows "
+            f"whether it runs, and stack/logs/{part}.log in ESPER_HOME what ails it. Ctrl-C leaves "
+            "the run, to be resumed."
+        )
 
     def _wait_for_loads(self) -> None:
         parts = self.mailbox.recorder.parts

@@ -96,6 +96,11 @@ class Script:
         self.sent.append(event)
 
 
+def unexpected() -> None:
+    """Nobody is silent for long."""
+    raise AssertionError
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_in_lockstep_the_request_takes_effect_at_the_packet_in_whichever_order_they_come(
     order: tuple[int, int],
@@ -119,7 +124,7 @@ def test_in_lockstep_the_request_takes_effect_at_the_packet_in_whichever_order_t
             raise RolledBack
 
     with pytest.raises(RolledBack):
-        talk.ask(packet(3), handle, lambda: False)
+        talk.ask(packet(3), handle, lambda: False, silent=unexpected)
 
 
 def test_a_request_that_changes_nothing_ends_the_dialogue_too() -> None:
@@ -136,7 +141,12 @@ def test_a_request_that_changes_nothing_ends_the_dialogue_too() -> None:
         lockstep=True,
         timeout_s=1.0,
     )
-    talk.ask(packet(3), lambda delivered: heard.append(delivered.event.NAME), lambda: False)
+    talk.ask(
+        packet(3),
+        lambda delivered: heard.append(delivered.event.NAME),
+        lambda: False,
+        silent=unexpected,
+    )
     assert heard == ["EpochReviewed", "RollbackRequested"]
     lost = Script([review(3, BACK.event_id)])
     live = Consultation(
@@ -148,7 +158,7 @@ def test_a_request_that_changes_nothing_ends_the_dialogue_too() -> None:
         timeout_s=1.0,
         heard=True,
     )
-    live.ask(packet(3), lambda _: None, lambda: False)
+    live.ask(packet(3), lambda _: None, lambda: False, silent=unexpected)
     assert not live.heard
 
 
