@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -109,6 +110,37 @@ def test_metrics_of_a_task_are_curves_and_others_names_are_none(
 def test_before_there_were_tasks_the_accuracy_was_the_score(engine: Engine, bus: NamedBus) -> None:
     history = told(engine, bus, epoch("old", 3, score_name="", score=0.0, validation_accuracy=0.5))
     assert curves(history, "score", runs=("old",)) == [("old", "score", [3], [0.5])]
+
+
+def test_the_baseline_is_that_of_the_run_s_recipe(engine: Engine, bus: NamedBus) -> None:
+    """The one that was marked last, and none once it is none any more."""
+
+    def started(run: str, recipe: str) -> tuple[str, dict[str, Any]]:
+        return "RunStarted", {**example("RunStarted"), "run_id": run, "recipe": recipe}
+
+    def marked(run: str, identity: int, *, on: bool) -> tuple[str, dict[str, Any]]:
+        named = {"run_id": run, "event_id": str(UUID(int=identity))}
+        return "RunAnnotated", {
+            **example("RunAnnotated"),
+            **named,
+            "change": "BASELINE",
+            "on": on,
+        }
+
+    def baseline() -> str:
+        found = run_queries.run_of(history, "based")
+        assert found is not None
+        return found["baseline"]["run_id"] if found["baseline"] else ""
+
+    runs = [started(run, "based-recipe") for run in ("based", "base-1", "base-2")]
+    history = told(engine, bus, *runs, started("base-3", "another"))
+    assert baseline() == ""
+    told(engine, bus, marked("base-1", 1, on=True), marked("base-3", 2, on=True))
+    assert baseline() == "base-1"
+    told(engine, bus, marked("base-2", 3, on=True), marked("base-1", 4, on=False))
+    assert baseline() == "base-2"
+    told(engine, bus, marked("base-2", 5, on=False))
+    assert baseline() == ""
 
 
 def test_a_run_is_told_whole_and_one_that_is_not_there_is_none(

@@ -68,6 +68,11 @@ SELECT
 (SELECT groupUniqArrayArray(mapKeys(metrics)) FROM
 (SELECT metrics FROM raw_epoch_ended WHERE run_id = {run:String} LIMIT 1)) AS by_epoch
 """
+# there are few, and the view of runs costs as much as it has to look at
+_BASELINES: Final = """
+SELECT run_id FROM run_annotated GROUP BY run_id
+HAVING argMaxIf(toUInt8(on), _offset, change = 'BASELINE') = 1 LIMIT 1000
+"""
 _SOME: Final = "SELECT * FROM runs WHERE run_id IN {runs:Array(String)}"
 _SETTINGS: Final = """
 SELECT run_id, any(config) AS config FROM raw_run_started
@@ -127,6 +132,7 @@ def run_of(history: QuerySource, run_id: str) -> dict[str, Any] | None:
     (metrics,) = history.rows(_METRICS, mine)
     return {
         "run": _run(rows[0]),
+        "baseline": _baseline(history, rows[0]["recipe"]),
         "settings": flat(started["config"]),
         "environment": flat(started["versions"]),
         "layers": [
@@ -145,6 +151,14 @@ def run_of(history: QuerySource, run_id: str) -> dict[str, Any] | None:
         "counterfactuals": [_timed(row, "measured_at") for row in history.rows(_WORTH, mine)],
         "curves": _named(metrics["by_step"], metrics["by_epoch"]),
     }
+
+
+def _baseline(history: QuerySource, recipe: str) -> dict[str, Any] | None:
+    """The run that others of a recipe are compared with."""
+    marked = [row["run_id"] for row in history.rows(_BASELINES)]
+    found = history.rows(_SOME, {"param_runs": _array(marked)}) if marked else []
+    of_recipe = [row for row in found if row["recipe"] == recipe and not row["deleted"]]
+    return _run(max(of_recipe, key=lambda row: row["started_at"])) if of_recipe else None
 
 
 def compared_of(history: QuerySource, runs: Sequence[str]) -> list[dict[str, Any]]:

@@ -27,7 +27,6 @@ class RunView {
     this.app = app;
     this.data = null;
     this.heldOut = null;
-    this.baseline = null;
     this.range = new Range();
     this.cards = new Map();
     this.marks = [];
@@ -119,7 +118,6 @@ class RunView {
       this.heldOut = curve || { steps: [], values: [] };
       this.app.solved();
       this.#show();
-      if (this.baseline === null) this.#loadBaseline();
     } catch (error) {
       if (error.name === "AbortError") return;
       this.failed = true;
@@ -128,18 +126,6 @@ class RunView {
         fill(this.head, h("h1", null, this.id),
           h("p", { class: "note" }, "Nothing is shown yet: see the message above."));
       }
-    }
-  }
-
-  /** Fetches which run is the baseline of the recipe: an extra, its failure is not shown. */
-  async #loadBaseline() {
-    try {
-      const { runs } = await get("/page/runs", {}, this.ended.signal);
-      this.baseline = runs.find((one) => one.baseline && one.recipe === this.data.run.recipe)
-        || undefined;
-      this.#head();
-    } catch {
-      this.baseline = null;
     }
   }
 
@@ -176,14 +162,14 @@ class RunView {
 
   #head() {
     const { run, forks } = this.data;
-    const others = [this.baseline?.run_id, run.run_id, run.parent,
+    const others = [this.data.baseline?.run_id, run.run_id, run.parent,
       ...forks.map((one) => one.run_id)].filter(Boolean);
     const ids = [...new Set(others)].slice(0, 100);
     this.app.title(runName(run), ids.length > 1
       ? [h("a", { href: compareLink(ids) }, "Compare")] : []);
-    fill(this.head, headline(run, this.baseline));
+    fill(this.head, headline(run, this.data.baseline));
     const losses = this.heldOut.values.filter((value) => value !== null);
-    this.told.textContent = summary(this.data, losses, this.baseline);
+    this.told.textContent = summary(this.data, losses);
   }
 
   /** Marks and seeds, after new moves. */

@@ -114,7 +114,7 @@ export function stateWords(state) {
 }
 
 /** Sentences on what grew and whether it helped. */
-export function summary({ run, decisions, counterfactuals }, heldOut, baseline) {
+export function summary({ run, baseline, decisions, counterfactuals }, heldOut) {
   const grafts = run.grafts || 0;
   const open = grafts - (run.fossilized || 0) - (run.culled || 0);
   const ended = ["FINISHED", "FAILED", "INTERRUPTED"].includes(run.state);
