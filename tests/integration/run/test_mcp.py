@@ -145,7 +145,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("audit_run", {"run": "no-such-run"}, "no-such-run"),
     ("audit_run", {"run": "--help"}, "does not match"),
     ("compare_runs", {"runs": ["journal.avro", RUN]}, "names a file here"),
-    ("explain_decision", {"decision": "ffffffffffff"}, "no decision"),
+    ("explain_decision", {"decision": "ffffffffffff"}, "No decision begins"),
     ("fork_run", {"run": RUN}, "There is no tool fork_run"),
 ]
 
