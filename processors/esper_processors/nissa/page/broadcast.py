@@ -31,6 +31,8 @@ from esper.lifecycle.overview import RunOverview
 
 KEPT: Final = 10_000
 """Messages that are kept; a reader that misses more asks the history."""
+KEPT_VALUES: Final = 500_000
+"""Values of metrics within them, some 100 bytes each: a step may have thousands."""
 _OVERLAP_US: Final = 30_000_000
 """How far back a reader begins that has nothing yet: what it reads from the history may end some
 seconds before now.
@@ -61,6 +63,11 @@ class Told:
     kind: Kind
     said: TrainingStep | Mapping[str, Any]
 
+    @property
+    def values(self) -> int:
+        """What it takes of `KEPT_VALUES`."""
+        return len(self.said.metrics if isinstance(self.said, TrainingStep) else self.said)
+
 
 class Broadcast:
     """The messages of this life of the worker, numbered from 0.
@@ -71,8 +78,8 @@ class Broadcast:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.began = clock.now_us()
-        self._told: deque[Told] = deque(maxlen=KEPT)
-        self._next = 0
+        self._told: deque[Told] = deque()
+        self._next = self._values = 0
 
     def take(self, event: Event, view: RunOverview | None) -> None:
         """Keep what the page shows of an event; `view` is its run after it, where it has one."""
@@ -94,8 +101,12 @@ class Broadcast:
 
     def tell(self, run_id: str, kind: Kind, said: TrainingStep | Mapping[str, Any]) -> None:
         """Keep a message for readers of a run; those of kind `run` are for all readers."""
-        self._told.append(Told(self._next, self._clock.now_us(), run_id, kind, said))
+        told = Told(self._next, self._clock.now_us(), run_id, kind, said)
+        self._told.append(told)
         self._next += 1
+        self._values += told.values
+        while len(self._told) > KEPT or self._values > KEPT_VALUES:
+            self._values -= self._told.popleft().values
 
     def begin(self, run_id: str, last: str) -> tuple[bool, int]:
         """Where a reader goes on that had `last`, an id of `identity`: whether it misses nothing,
@@ -104,8 +115,7 @@ class Broadcast:
         began, _, number = last.partition(".")
         if began == str(self.began) and number.isdecimal():
             wanted = int(number) + 1
-            first = self._told[0].number if self._told else self._next
-            if first <= wanted <= self._next:
+            if self._first <= wanted <= self._next:
                 return True, wanted
         since = self._clock.now_us() - _OVERLAP_US
         recent = [one.number for one in self._told if one.at_us >= since and one.run_id == run_id]
@@ -115,7 +125,7 @@ class Broadcast:
         """The messages from a number on that a reader of a run is told (of all runs' states, where
         `run_id` is empty), the number of the next, and whether some are not kept any more.
         """
-        missed = bool(self._told) and self._told[0].number > number
+        missed = self._first > number
         new: list[Told] = []
         for one in reversed(self._told):
             if one.number < number:
@@ -123,6 +133,11 @@ class Broadcast:
             if one.kind == "run" or one.run_id == run_id:
                 new.append(one)
         return new[::-1], self._next, missed
+
+    @property
+    def _first(self) -> int:
+        """The number of the oldest message that is kept."""
+        return self._told[0].number if self._told else self._next
 
     def identity(self, number: int) -> str:
         """The id of a message, which a reader that comes back gives."""

@@ -10,7 +10,7 @@ import pytest
 from esper.clock import ManualClock
 from esper.events.records import TrainingStep
 from esper.lifecycle.overview import RunOverview
-from esper_processors.nissa.page.broadcast import KEPT, Broadcast, joined
+from esper_processors.nissa.page.broadcast import KEPT, KEPT_VALUES, Broadcast, joined
 from tests.unit.nissa.journal import Run
 
 
@@ -112,3 +112,18 @@ def test_a_message_of_another_life_is_not_taken_for_one_of_this(clock: ManualClo
     before.take(step(run, 1), None)
     clock.advance(1)
     assert Broadcast(clock).begin("a", before.identity(0))[0] is False
+
+
+def test_steps_with_many_metrics_are_kept_for_a_shorter_while(clock: ManualClock) -> None:
+    """So that what is kept for pages has a bound in memory; who missed some is told."""
+    run, broadcast = Run("a"), Broadcast(clock)
+    many = {f"m{number}": 0.5 for number in range(KEPT_VALUES // 10)}
+    for number in range(1, 26):
+        broadcast.take(step(run, number, metrics=many), None)
+    told, following, missed = broadcast.since(0, "a")
+    assert (len(told), following, missed) == (10, 25, True)
+    assert broadcast.begin("a", broadcast.identity(3))[0] is False
+    larger = many | {f"n{number}": 0.5 for number in range(KEPT_VALUES)}
+    broadcast.take(step(run, 26, metrics=larger), None)
+    assert broadcast.since(25, "a") == ([], 26, True)
+    assert broadcast.since(26, "a") == ([], 26, False)
