@@ -11,7 +11,7 @@ import stat
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from esper.errors import EsperError, StorageFullError, UnavailableError
 
@@ -34,6 +34,14 @@ def write_new(path: Path, content: bytes) -> None:
     """
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _OWNER), "wb") as file:
         file.write(content)
+
+
+def appended(path: Path) -> BinaryIO:
+    """A file that is written at its end, made where it is not there: a log, a lock, a mark.
+
+    Raises OSError.
+    """
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _OWNER), "ab")
 
 
 def sync_directory(directory: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from esper.disk import make_folder
+from esper.disk import appended, make_folder
 from esper.errors import StorageFullError, UnavailableError
 
 
@@ -32,7 +32,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     try:
         make_folder(path.parent)
-        handle = path.open("a")
+        handle = appended(path)
     except OSError as error:
         raise unwritable(path.parent, error) from error
     with handle:

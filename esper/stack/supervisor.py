@@ -18,7 +18,7 @@ from dataclasses import replace
 from esper import logs
 from esper.clock import Clock, SystemClock
 from esper.config import Settings
-from esper.disk import make_folder
+from esper.disk import appended, make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.bus.access import Access
@@ -56,7 +56,7 @@ def serve(
     logs.configure()
     folder = settings.stack_dir
     make_folder(folder)
-    with (folder / stack_state.LOCK).open("a") as lock:
+    with appended(folder / stack_state.LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

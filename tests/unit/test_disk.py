@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from esper.disk import make_folder, write_file, write_new
+from esper.disk import appended, make_folder, write_file, write_new
 from esper.errors import UnavailableError
+from esper.stack.processes import owners
 
 ROOT = Path(__file__).parents[2]
 HANDED_ON = {
@@ -45,9 +46,21 @@ def test_files_and_folders_are_their_owners_alone(tmp_path: Path) -> None:
     """Whatever the umask says, also for the folders between."""
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
+    for line in (b"1", b"2"):
+        with appended(tmp_path / "a" / "log") as log:
+            assert log.tell() == int(line) - 1
+            log.write(line)
+    assert (tmp_path / "a" / "log").read_bytes() == b"12"
     write_file(tmp_path / "c" / "d" / "file", b"1")
     write_new(tmp_path / "a" / "new", b"2")
     assert modes(tmp_path) == {"0o0"}
+
+
+def test_marks_and_locks_of_a_program_of_somebody_else_s_are_too(tmp_path: Path) -> None:
+    """As where `esper.grow` joins a stack from a loop whose files are open to others."""
+    owners.join(tmp_path / "stack", None)
+    with owners.guard(tmp_path / "stack"):
+        assert modes(tmp_path) == {"0o0"}
 
 
 def test_a_file_is_replaced_whole_by_writers_at_once(tmp_path: Path) -> None:
@@ -79,10 +92,22 @@ def writes(path: Path) -> Iterator[int]:
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
             continue
-        if node.func.attr in {"write_text", "write_bytes"} or (
-            node.func.attr == "mkdir" and not any(word.arg == "mode" for word in node.keywords)
+        if (
+            node.func.attr in {"write_text", "write_bytes", "touch"}
+            or (node.func.attr == "mkdir" and not any(one.arg == "mode" for one in node.keywords))
+            or (node.func.attr == "open" and any(map(makes, node.args)))
         ):
             yield node.lineno
+
+
+def makes(argument: ast.expr) -> bool:
+    """Whether `open` is given a mode that makes a file."""
+    return (
+        isinstance(argument, ast.Constant)
+        and isinstance(argument.value, str)
+        and bool(set(argument.value) & set("awx"))
+        and set(argument.value) <= set("abtwx+")
+    )
 
 
 def test_esper_writes_files_by_one_module_alone() -> None:

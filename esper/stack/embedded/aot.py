@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from esper.clock import Clock, SystemClock
-from esper.disk import make_folder
+from esper.disk import appended, make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.stack.embedded import jars
 from esper.stack.embedded.broker import JVM_OPTIONS, BrokerNode
@@ -89,7 +89,7 @@ def record(classpath: Sequence[Path], *, clock: Clock) -> Path | None:
 
     cache = cache_file(classpath)
     make_folder(cache.parent)
-    with (cache.parent / ".lock").open("a") as lock:
+    with appended(cache.parent / ".lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -138,7 +138,7 @@ class Recording:
 
     def __init__(self, *, leash: Leash, environment: Mapping[str, str], log: Path) -> None:
         self._leash = leash
-        with log.open("ab") as file:
+        with appended(log) as file:
             self._process = subprocess.Popen(
                 (sys.executable, "-m", "esper.stack.embedded.aot"),
                 stdin=subprocess.DEVNULL,

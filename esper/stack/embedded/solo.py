@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from esper.clock import Clock
+from esper.disk import appended
 from esper.errors import UnavailableError
 from esper.stack.embedded import broker
 from esper.stack.processes.leash import Leash
@@ -40,7 +41,7 @@ def running_broker(
     """
     broker.prepare(node, classpath, cluster_id=cluster_id)
     log_path = node.folder / "broker.log"
-    with Leash() as leash, log_path.open("ab") as log:
+    with Leash() as leash, appended(log_path) as log:
         child = subprocess.Popen(
             (
                 # it replaces itself by Java, so that the process is the broker's own

@@ -15,7 +15,7 @@ from typing import Literal
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.disk import make_folder
+from esper.disk import appended, make_folder
 from esper.errors import EsperError, UnavailableError
 from esper.identity import Identity
 from esper.oona.inbound.consumer_progress import STUCK_S
@@ -224,7 +224,7 @@ class Child:
             make_folder(self.launch.log.parent)
             if self.launch.log.exists() and self.launch.log.stat().st_size > _LOG_BYTES:
                 self.launch.log.replace(self.launch.log.with_suffix(".log.1"))
-            with self.launch.log.open("ab") as log:
+            with appended(self.launch.log) as log:
                 self._log_from = log.tell()
                 self._process = subprocess.Popen(
                     arguments,

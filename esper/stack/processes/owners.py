@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from esper.disk import make_folder
+from esper.disk import appended, make_folder
 from esper.identity import Identity
 from esper.user_cache import locked
 
@@ -26,7 +26,7 @@ def join(stack_dir: Path, owner: Identity | None) -> None:
     """`owner` wants the stack from now on; None: it is to stay up until `esper down`."""
     folder = stack_dir / "owners"
     make_folder(folder)
-    (folder / (_KEEP if owner is None else _name(owner))).touch()
+    appended(folder / (_KEEP if owner is None else _name(owner))).close()
 
 
 def leave(stack_dir: Path, owner: Identity) -> None:

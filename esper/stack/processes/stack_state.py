@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from esper.disk import write_file
 from esper.identity import Identity
@@ -93,11 +93,11 @@ def signature(stack_dir: Path) -> Signature | None:
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def sign(lock: IO[str], supervisor: Identity) -> None:
+def sign(lock: BinaryIO, supervisor: Identity) -> None:
     """Put into the lock file who holds it."""
     # in place, not by a rename: the lock is on this very file
     lock.truncate(0)
-    lock.write(json.dumps(asdict(supervisor)) + "\n")
+    lock.write(json.dumps(asdict(supervisor)).encode() + b"\n")
     lock.flush()
 
 

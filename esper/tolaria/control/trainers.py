@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from esper.clock import Clock
 from esper.config import Settings
-from esper.disk import make_folder, write_file
+from esper.disk import appended, make_folder, write_file
 from esper.errors import RejectedError, StorageFullError, UnavailableError
 from esper.identity import Identity
 
@@ -152,7 +152,7 @@ class Trainers:
         log = self.log(run_id)
         try:
             make_folder(log.parent)
-            with log.open("ab") as file:
+            with appended(log) as file:
                 return subprocess.Popen(
                     arguments,
                     stdin=subprocess.DEVNULL,
