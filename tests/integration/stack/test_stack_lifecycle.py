@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from esper.config import KafkaSettings, PartSettings, Settings
 from esper.errors import UnavailableError, UsageError
 from esper.events.topics import TOPICS
 from esper.stack.processes import stack_state
+from esper.stack.processes.parts import default_parts
 from esper.stack.processes.ports import HOST
 from tests.stackfixtures import (
     access,
@@ -74,9 +77,24 @@ def test_two_homes_side_by_side_and_two_ups_at_once_in_one(tmp_path: Path) -> No
         stack.down(other)
 
 
+@contextmanager
+def taken(*ports: int) -> Iterator[None]:
+    """Within: these ports of the machine are somebody's, of this test or of another."""
+    with ExitStack() as held:
+        for port in ports:
+            listener = held.enter_context(socket.socket())
+            with suppress(OSError):
+                listener.bind((HOST, port))
+                listener.listen()
+        yield
+
+
 def test_ports_of_the_last_time_are_taken_again(settings: Settings) -> None:
-    """A bookmark on a part's page survives a restart of the stack."""
-    with tiny_stack(settings) as before:
+    """A bookmark on a part's page survives a restart of the stack: it takes them again although
+    the well-known ones, which every stack of the machine wants, are free now.
+    """
+    wanted = [one.well_known for one in default_parts(settings)]
+    with taken(*wanted), tiny_stack(settings) as before:
         pass
     assert stack.running(settings) is None
     assert not stack.down(settings)
