@@ -229,8 +229,11 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
     def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Kernels learn, and the step is told."""
         self._take()
-        self._require_counted()
-        reported(self._attachment).step()
+        driven = reported(self._attachment)
+        if driven.growth.expected > 1:
+            # of one batch the loss itself was compared
+            self._require_counted()
+        driven.step()
 
     def _take(self) -> None:
         if self._seen is None or not self._trained_on():
@@ -241,15 +244,17 @@ class GrowthCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  #
             )
         batch, output = self._seen
         driven, loss = reported(self._attachment), _loss(output)
-        units = driven.growth.rigged.session.parts.task.count(batch)
-        self._units += units
-        if self._items is not None and driven.growth.expected > 1:
+        many, count = driven.growth.expected > 1, driven.growth.rigged.session.parts.task.count
+        if self._items is not None and many:
+            units = count(batch)
+            self._units += units
             # the Trainer divides by the labels of the whole step, the task by those of the batch
             loss = loss * (self._items / units)
         try:
             driven.took(batch, output, loss)
         except OtherLossError:
-            if driven.growth.expected == 1:
+            if not many:
+                self._units = count(batch)
                 self._require_counted()
             raise
 

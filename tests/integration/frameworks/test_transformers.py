@@ -105,6 +105,13 @@ def test_the_batches_of_a_step_count_as_one(home: Path, tmp_path: Path, kind: st
     assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_a_model_may_divide_by_its_own_labels(home: Path, tmp_path: Path) -> None:
+    """Where it leaves the Trainer's count aside, its loss is the task's whatever was counted."""
+    path = tmp_path / "several.py"
+    path.write_text(SEVERAL)
+    assert float(answer(live(home, path, tmp_path / "own", "8x1", "own"))[-1]) > 0
+
+
 def test_a_trainer_goes_on_from_an_earlier_checkpoint(
     home: Path, tmp_path: Path, whole: tuple[Path, list[str]]
 ) -> None:
@@ -299,12 +306,16 @@ class Averaged(GPT2LMHeadModel):
     accepts_loss_kwargs = False
     def forward(self, input_ids=None, labels=None, attention_mask=None):
         return super().forward(input_ids=input_ids, labels=labels, attention_mask=attention_mask)
-made = GPT2LMHeadModel if kind == "counted" else Averaged
+class Own(GPT2LMHeadModel):
+    def forward(self, input_ids=None, labels=None, attention_mask=None, **given):
+        return super().forward(input_ids=input_ids, labels=labels, attention_mask=attention_mask)
+made = {"counted": GPT2LMHeadModel, "averaged": Averaged, "own": Own}[kind]
 model = esper.germinate(made(GPT2Config(
     n_layer=1, n_embd=16, n_head=2, vocab_size=50, n_positions=12, bos_token_id=0, eos_token_id=0,
     resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
 )), seeds=2)
-model.loss_type = "ForCausalLM"
+if kind != "own":
+    model.loss_type = "ForCausalLM"
 growing = GrowthCallback(
     held_out={"input_ids": tokens, "labels": labels},
     task={"name": "language_model", "shift": True},
